@@ -1,0 +1,167 @@
+"""Artifacts are atomic, deterministic, and complain loudly when damaged."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+
+from laglens import store
+from laglens.errors import LaglensError
+
+
+def cube(seed: int = 0, dtype: str = "float16", tokens: int = 20) -> xr.DataTree:
+    rng = np.random.default_rng(seed)
+    weights = rng.random((3, 2, 4, tokens, tokens)).astype(dtype)
+    node = xr.Dataset(
+        {"attention": (("sample", "layer", "head", "query", "key"), weights)},
+        coords={"layer": [0, 1], "layer_name": ("layer", np.array(["encoder.0.attn", "encoder.1.attn"]))},
+        attrs={"b": 1, "a": {"z": [1.5], "k": np.float64(2)}},
+    )
+    root = xr.Dataset({"series": (("sample", "time"), rng.random((3, 30)))}, attrs={"title": "ü", "list": [1, 2]})
+    return xr.DataTree.from_dict({"/": root, "/encoder": node})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_tree_survives_the_round_trip(tmp_path: Path, dtype: str) -> None:
+    store.write_tree(cube(dtype=dtype), tmp_path / "a.zarr.zip")
+    back = store.read_tree(tmp_path / "a.zarr.zip")
+    expected = cube(dtype=dtype)
+    assert back["encoder/attention"].dtype == dtype
+    np.testing.assert_array_equal(back["encoder/attention"], expected["encoder/attention"])
+    assert list(back["encoder/layer_name"].values) == ["encoder.0.attn", "encoder.1.attn"]
+    assert back["encoder"].attrs == {"a": {"k": 2.0, "z": [1.5]}, "b": 1}
+    assert back.attrs == {"title": "ü", "list": [1, 2]}
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, second = cube(), cube()
+    second["encoder"].attrs = dict(reversed(second["encoder"].attrs.items()))
+    for name, tree in (("a", first), ("b", second)):
+        store.write_tree(tree, tmp_path / f"{name}.zarr.zip")
+    assert (tmp_path / "a.zarr.zip").read_bytes() == (tmp_path / "b.zarr.zip").read_bytes()
+    store.write_tree(cube(seed=1), tmp_path / "b.zarr.zip")
+    assert (tmp_path / "a.zarr.zip").read_bytes() != (tmp_path / "b.zarr.zip").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "chunks"), [(20, (3, 1, 4, 20, 20)), (200, (1, 1, 4, 200, 200)), (1100, (1, 1, 1, 1100, 1100))]
+)
+def test_chunks_hold_whole_matrices(tokens: int, chunks: tuple[int, ...]) -> None:
+    variable = xr.Variable(
+        ("sample", "layer", "head", "query", "key"), np.broadcast_to(np.float16(0), (3, 2, 4, tokens, tokens))
+    )
+    assert store._chunks(variable) == chunks
+
+
+def test_a_missing_chunk_reads_nan_and_a_flipped_bit_raises(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr.zip"
+    store.write_tree(cube(), path)
+    with zipfile.ZipFile(path) as archive:
+        entry = next(i for i in archive.infolist() if i.filename.startswith("encoder/attention/c/"))
+        contents = {i.filename: archive.read(i) for i in archive.infolist()}
+    with zipfile.ZipFile(tmp_path / "gap.zarr.zip", "w") as archive:
+        for name, content in contents.items():
+            if name != entry.filename:
+                archive.writestr(name, content)
+    assert np.isnan(store.read_tree(tmp_path / "gap.zarr.zip")["encoder/attention"]).any()
+    damaged = bytearray(path.read_bytes())
+    damaged[entry.header_offset + 200] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(LaglensError, match=r"a\.zarr\.zip: damaged .*delete it and run again"):
+        store.read_tree(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04"])
+def test_a_truncated_artifact_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.zarr.zip").write_bytes(content)
+    with pytest.raises(LaglensError, match="a.zarr.zip: damaged"):
+        store.read_tree(tmp_path / "a.zarr.zip")
+    with pytest.raises(LaglensError, match="no such artifact"):
+        store.read_tree(tmp_path / "b.zarr.zip")
+
+
+def test_a_full_disk_keeps_the_old_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.zarr.zip"
+    store.write_tree(cube(), path)
+    before = path.read_bytes()
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store.shutil, "copyfileobj", full)
+    with pytest.raises(LaglensError, match="No space left"):
+        store.write_tree(cube(seed=1), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_writer_leaves_no_artifact_and_its_workspace_is_swept(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from laglens import store\n"
+        "store._move = lambda *a: (print('ready', flush=True), time.sleep(60))\n"
+        "store.write_bytes(b'half', Path(sys.argv[1]))"
+    )
+    path = tmp_path / "a.bin"
+    process = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not path.exists() and len(list(tmp_path.iterdir())) == 1
+    time.sleep(0.05)
+    store.write_bytes(b"whole", path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_weights_and_card_round_trip_and_truncation_is_loud(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    state = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2, dtype=torch.float64)}
+    store.write_weights(state, {"seed": 1, "errors": {"sine": np.float64(0.5)}}, path)
+    back = store.read_weights(path)
+    assert all(torch.equal(back[name], state[name]) for name in state)
+    assert store.read_card(path) == {"seed": 1, "errors": {"sine": 0.5}}
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(LaglensError, match="not a complete safetensors file"):
+        store.read_weights(path)
+    with pytest.raises(LaglensError, match="no such weights"):
+        store.read_weights(tmp_path / "other.safetensors")
+
+
+def test_pickled_code_is_never_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (Path(tmp_path / "ran").touch, ())
+
+    torch.save({"model": Evil()}, tmp_path / "m.safetensors")
+    with pytest.raises(LaglensError, match="not a complete safetensors file"):
+        store.read_weights(tmp_path / "m.safetensors")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_tables_are_read_from_csv_and_parquet_and_errors_name_the_file(tmp_path: Path) -> None:
+    table = pd.DataFrame({"t": [1, 2], "v": [0.1, 0.2]})
+    store.write_table(table, tmp_path / "a.csv")
+    table.to_parquet(tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        pd.testing.assert_frame_equal(store.read_table(tmp_path / name), table)
+    (tmp_path / "b.parquet").write_bytes(b"nonsense")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "head.csv").write_text("a,b\n")
+    for name, words in {
+        "b.parquet": "cannot be read as parquet",
+        "empty.csv": "cannot be read as csv",
+        "head.csv": "no rows",
+        "none.csv": "no such file",
+        "a.xlsx": "not from '.xlsx'",
+    }.items():
+        with pytest.raises(LaglensError, match=f"{name}: .*{words}"):
+            store.read_table(tmp_path / name)
