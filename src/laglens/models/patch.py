@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
+from laglens.models.scaling import scale_by_history
 from laglens.models.tokens import Stack, TokenMap
 
 HISTORY_WEIGHT = 0.1  # of a history sample in the training loss; a horizon sample has 1
@@ -104,14 +105,8 @@ class PatchForecaster(nn.Module):
         return self.head(self.norm(hidden))
 
     def normalise(self, series: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scale ``(batch, time)`` by mean and standard deviation of its history: -> scaled, mean, sd.
-
-        The horizon never enters the statistics. A constant history is only centred.
-        """
-        past = series[:, : self.history].double()
-        mean, sd = past.mean(1, keepdim=True), past.std(1, keepdim=True)
-        sd = torch.where(sd > 1e-9 * past.abs().amax(1, keepdim=True), sd, 1.0)
-        return ((series - mean) / sd).clamp(-LIMIT, LIMIT).float(), mean, sd
+        """See `scale_by_history`."""
+        return scale_by_history(series, self.history, LIMIT)
 
     def forward(self, history: Tensor) -> Tensor:
         """Forecast: ``(batch, history) -> (batch, horizon)``, in the units of the input."""

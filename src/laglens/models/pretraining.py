@@ -8,6 +8,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from laglens.models.mixture import EVALUATION_KINDS, evaluation_set, training_batch
+from laglens.models.naive import seasonal_naive
 from laglens.models.patch import PatchForecaster
 from laglens.progress import track
 
@@ -86,15 +87,6 @@ def horizon_errors(model: PatchForecaster, *, n_series: int = 500, seed: int = 1
         name="mean_absolute_error",
         attrs={"units": "standard deviations of the history", "n_series": n_series},
     )
-
-
-def seasonal_naive(history: np.ndarray, periods: np.ndarray, horizon: int) -> np.ndarray:
-    """Repeat the last cycle, interpolating linearly: ``(batch, history), (batch,) -> (batch, horizon)``."""
-    length = history.shape[1]
-    ahead = np.arange(length, length + horizon)
-    cycles = np.ceil((ahead - (length - 1)) / periods[:, None])
-    source = ahead - cycles * periods[:, None]
-    return np.stack([np.interp(at, np.arange(length), past) for at, past in zip(source, history, strict=True)])
 
 
 def _predict(model: nn.Module, history: Tensor, batch: int = 64) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""The models whose attention is read, and how the shipped ones are trained."""

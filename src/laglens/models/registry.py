@@ -1,0 +1,96 @@
+"""Build the models that `config.yaml` can name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from laglens.errors import LaglensError
+
+ARCHITECTURES = ("image", "numeric", "encoder")
+
+
+def architecture_class(architecture: str) -> type[nn.Module]:
+    """The class behind an architecture's name.
+
+    Raises
+    ------
+    LaglensError
+        Unknown architecture.
+    """
+    # Imported only when asked for: timm brings torchvision along, which takes longer to import than torch.
+    if architecture == "encoder":
+        from laglens.models.encoder import EncoderForecaster
+
+        return EncoderForecaster
+    if architecture in ("image", "numeric"):
+        from laglens.models.patch import ImageForecaster, NumericForecaster
+
+        return ImageForecaster if architecture == "image" else NumericForecaster
+    raise LaglensError(f"architecture '{architecture}' is not one of {', '.join(ARCHITECTURES)}")
+
+
+def build_model(architecture: str, options: Mapping[str, Any] | None = None, *, seed: int = 0) -> nn.Module:
+    """Build a model with freshly drawn weights, in evaluation mode.
+
+    Parameters
+    ----------
+    architecture
+        ``image``, ``numeric`` or ``encoder``.
+    options
+        Keyword arguments of the class, such as ``history`` and ``horizon``.
+    seed
+        Of the initial weights. The global random state of torch is left as it was.
+
+    Returns
+    -------
+    nn.Module
+        With ``history``, ``horizon``, ``stacks`` and ``forward (batch, history) -> (batch, horizon)``.
+
+    Raises
+    ------
+    LaglensError
+        Unknown architecture.
+    """
+    kind = architecture_class(architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind(**(options or {})).eval()
+
+
+def restore_model(card: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Build the model that a card describes and load its weights, strictly.
+
+    Raises
+    ------
+    LaglensError
+        The weights do not fit the card, or hold NaN.
+    """
+    model = build_model(card["architecture"], card["options"])
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise LaglensError(f"the weights do not fit architecture '{card['architecture']}': {reason}") from error
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise LaglensError(f"weights are not finite in {', '.join(broken[:3])}; train again or take another checkpoint")
+    return model
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    LaglensError
+        ``cuda`` was asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise LaglensError("device: cuda was asked for, but torch sees no GPU; set 'device: auto' or 'cpu'")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
