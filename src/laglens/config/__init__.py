@@ -1,0 +1,1 @@
+"""The study a person describes in `config.yaml`; importing it needs neither numpy nor torch."""

@@ -1,0 +1,103 @@
+"""The whole study: one section per stage of the workflow."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
+
+from laglens.config.models import Model
+from laglens.config.section import Name, Section
+from laglens.config.signals import Signal
+
+HeadLabel = Annotated[str, StringConstraints(pattern=r"^(encoder|decoder|cross) L\d\d H\d\d$")]
+QueryPart = Literal[
+    "horizon->history", "history->history", "horizon->horizon", "history->horizon", "readout->history"
+]
+
+
+class Run(Section):
+    """Every model of the list is run on every signal of the list."""
+
+    models: list[str] = Field(min_length=1, description="names of models")
+    signals: list[str] = Field(min_length=1, description="names of signals")
+
+
+class Comparison(Section):
+    """One model on two signals, such as a series and the same series without one of its periods."""
+
+    model: str = Field(description="name of the model")
+    signals: list[str] = Field(min_length=2, max_length=2, description="the two signals; both in a run of the model")
+
+
+class Attention(Section):
+    """How the attention is captured."""
+
+    windows: PositiveInt = Field(16, description="windows of each signal that are shown to the model")
+    dtype: Literal["float16", "float32"] = Field("float16", description="precision in which maps are stored")
+
+
+class Time(Section):
+    """How tokens become time."""
+
+    normalisation: Literal["mass", "mean"] = Field(
+        "mass", description="mass: a row and its special mass sum to 1; mean: plain mean over both axes"
+    )
+
+
+class Lags(Section):
+    """How lags are measured, and against what."""
+
+    max_lag: PositiveInt | Literal["auto"] = Field(
+        "auto", description="largest lag in input samples; auto: what the model's history allows"
+    )
+    controls: int = Field(99, ge=19, description="AR(1) noise series per signal that the bands are made from")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the bands and limits")
+
+
+class Figures(Section):
+    """How figures are drawn; a change here reruns figure jobs only."""
+
+    powermap: bool = Field(True, description="colour = weight to the power `gamma`; false: linear in the weight")
+    gamma: float = Field(0.5, gt=0, le=2, description="exponent of the power map; smaller lifts weak weights")
+    robust_percentiles: tuple[float, float] = Field(
+        (5.0, 99.5), description="percentiles of the weights at the two ends of the colour scale"
+    )
+    show_log: bool = Field(False, description="colour = log10 of the weight; wins over `powermap`")
+    top_overlay_percent: float = Field(0.0, ge=0, le=100, description="outline this share of the strongest cells, in %")
+    heads: list[HeadLabel] | Literal["auto"] = Field(
+        "auto", description='heads drawn in detail, such as ["encoder L00 H03"]; auto: the strongest against their limit'
+    )
+    part: QueryPart | Literal["auto"] = Field(
+        "auto", description="query part that is drawn; auto: horizon->history, else readout->history"
+    )
+    window: int = Field(0, ge=0, description="window whose maps are drawn, counted from 0; profiles use all")
+    formats: list[Literal["png", "svg", "pdf"]] = Field(["png", "svg"], min_length=1, description="file formats")
+    dpi: int = Field(200, ge=20, le=1200, description="dots per inch of PNG files and of maps inside SVG files")
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        low, high = self.robust_percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"robust_percentiles [{low:g}, {high:g}] are not two rising numbers between 0 and 100")
+        return self
+
+
+class Study(Section):
+    """A whole `config.yaml`."""
+
+    seed: int = Field(0, ge=0, description="of everything random; signals and trainings may have their own")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models run; auto: CUDA where there is one")
+    signals: dict[Name, Signal] = Field(min_length=1, description="series by name")
+    models: dict[Name, Model] = Field(min_length=1, description="models by name")
+    runs: list[Run] = Field(min_length=1, description="which models see which signals")
+    comparisons: dict[Name, Comparison] = Field({}, description="signal against signal, by name")
+    attention: Attention = Field(Attention(), description="capture")
+    time: Time = Field(Time(), description="tokens to time")
+    lags: Lags = Field(Lags(), description="lag statistics")
+    figures: Figures = Field(Figures(), description="figures")
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every (model, signal) that is run, once, in the order of the config."""
+        return list(dict.fromkeys((m, s) for run in self.runs for m in run.models for s in run.signals))
