@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import nn
@@ -62,4 +61,4 @@ def control_time_tree(
             averaged.append(average_windows(time_tree.isel(sample=mine)))
     stacked = stack_replicates(averaged)
     stacked.attrs |= {"n_windows": n_windows, "control": control.attrs.get("control", "")}
-    return stacked.assign(replicate=("sample", np.arange(len(averaged))))
+    return stacked
