@@ -1,0 +1,8 @@
+"""Which past does a time-series transformer look at, and does it matter?
+
+Public names are listed in the stub beside this file and loaded on first use.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
