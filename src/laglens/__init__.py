@@ -1,4 +1,4 @@
-"""Which past does a time-series transformer look at, and does it matter?
+"""Find which past a time-series transformer looks at, and whether it matters.
 
 Public names are listed in the stub beside this file and loaded on first use.
 """
