@@ -201,6 +201,8 @@ def time_tree(
         for name, layers in (stacks or {"encoder": (0, 1), "decoder": (2,)}).items()
     }
     root = root_dataset(history, horizon, samples, rng, signal, periods if control is None else [])
+    if control is not None:
+        root.attrs |= {"control": control, "n_windows": options.get("windows", 1)}
     return xr.DataTree.from_dict({"/": root, **nodes})
 
 
