@@ -1,0 +1,1 @@
+"""Which lags each head prefers, measured against controls."""
