@@ -1,0 +1,230 @@
+"""Lag profiles of every head of a model on a signal, against the same model on control signals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from laglens.errors import LaglensError
+from laglens.lags.alike import require_alike, stack_dataset
+from laglens.lags.bands import Bands, check_controls, control_bands
+from laglens.lags.layout import MIN_PAIRS, Layout
+from laglens.lags.peaks import prominence_limit
+from laglens.lags.profiles import profile_of_part, ratio_of_part
+from laglens.lags.testability import as_attrs, true_periods
+
+Array = NDArray[np.float64]
+DIMS = ("part", "layer", "head", "lag")
+BOUNDS = ("lower", "upper")
+
+
+def measure_lags(
+    time_tree: xr.DataTree,
+    control_tree: xr.DataTree,
+    *,
+    max_lag: float | str = "auto",
+    confidence: float = 0.95,
+    min_pairs: int = MIN_PAIRS,
+) -> xr.DataTree:
+    """Lag profiles with their bands, one node per attention stack.
+
+    Parameters
+    ----------
+    time_tree
+        Time maps of the signal; its windows are averaged first.
+    control_tree
+        Time maps of the same model on control signals. Each ``sample`` is one replicate, averaged over as many
+        windows as the signal has.
+    max_lag
+        Longest lag on either side [input samples], or ``auto`` (see `Layout.of`).
+    confidence
+        Of the pointwise band, and of the limit over all lags of one head and part.
+    min_pairs
+        Fewest pairs of a lag (see `Layout.of`).
+
+    Returns
+    -------
+    xr.DataTree
+        Dims ``(part, layer, head, lag)``, lag in input samples, positive = the past. ``profile``: mean weight per
+        pair; ``ratio``: ratio to uniform over fixed query sets; ``control_mean``, ``band (..., bound)``, ``limit``
+        (NaN at lag 0, which is not tested) and ``z`` of the ratio; ``n_pairs (part, lag)`` of the profile and
+        ``n_queries (part, lag)`` of the ratio; ``prominence_limit (part, layer, head)``; ``special_mass (part, layer,
+        head)``: mass on special tokens, which the ratio leaves out. Attributes: controls, null, windows, true periods
+        with their testability, parts left out and why.
+
+    Raises
+    ------
+    LaglensError
+        No or too few controls, trees that differ in model, layers, heads or tokens (the message names what), or no
+        lag to measure.
+    """
+    check_pair(time_tree, control_tree, confidence)
+    history, nodes = time_tree.attrs["history"], {}
+    for name in time_tree.children:
+        node, control = stack_dataset(time_tree, name), stack_dataset(control_tree, name)
+        layout = lay_out(name, node, history, max_lag=max_lag, min_pairs=min_pairs)
+        measured = _measure_stack(node, control, layout, confidence)
+        settings = {"max_lag": max_lag, "confidence": confidence, "min_pairs": min_pairs}
+        measured.attrs |= settings | describe(time_tree, control_tree, name, layout)
+        nodes[f"/{name}"] = measured
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=time_tree.attrs), **nodes})
+
+
+def lay_out(name: str, node: xr.Dataset, history: float, **options: Any) -> Layout:
+    """`Layout.of` whose message names the stack."""
+    try:
+        return Layout.of(node, history, **options)
+    except LaglensError as error:
+        raise LaglensError(f"stack '{name}': {error}") from error
+
+
+def check_pair(time_tree: xr.DataTree, control_tree: xr.DataTree, confidence: float) -> None:
+    """Raise where a signal cannot be compared with its controls.
+
+    Raises
+    ------
+    LaglensError
+        As `measure_lags`.
+    """
+    if not time_tree.children:
+        raise LaglensError("the time tree has no attention stack, so there is no lag to measure")
+    check_controls(n_samples(control_tree), confidence)
+    require_alike(time_tree, control_tree, ("the signal", "the control"))
+    windows, theirs = n_samples(time_tree), control_tree.attrs.get("n_windows")
+    if theirs is not None and theirs != windows:
+        raise LaglensError(
+            f"the controls average {theirs} windows each, the signal {windows}; "
+            "their bands would not fit, so window both alike"
+        )
+
+
+def n_samples(tree: xr.DataTree) -> int:
+    """Count the samples of a time tree: windows of a signal, replicates of a control."""
+    return next((int(node.sizes["sample"]) for node in tree.children.values()), 0)
+
+
+def describe(time_tree: xr.DataTree, control_tree: xr.DataTree, name: str, layout: Layout) -> dict[str, Any]:
+    """Attributes of a measured stack: what was compared with what, and what its tokens can show."""
+    step = layout.table.step
+    periods = true_periods(time_tree.attrs.get("signal", {}), step)
+    reached = [{"parts": [part for part in layout.windows if layout.reaches(part, p.period)]} for p in periods]
+    return {
+        "n_windows": n_samples(time_tree),
+        "n_controls": n_samples(control_tree),
+        "null": null_name(control_tree),
+        "samples_per_token": step,
+        "normalisation": time_tree[name].attrs.get("normalisation", "mass"),
+        "periods": [known | parts for known, parts in zip(as_attrs(periods), reached, strict=True)],
+        "left_out": dict(layout.left_out),
+    }
+
+
+def null_name(control_tree: xr.DataTree) -> str:
+    """Name the null of a control tree, such as ``ar1``."""
+    attrs = control_tree.attrs
+    return str(attrs.get("control") or attrs.get("signal", {}).get("control") or "control")
+
+
+def mean_map(node: xr.Dataset) -> NDArray[np.float64]:
+    """Mean over the windows of a node, ``(layer, head, query, key)``."""
+    attention = node["attention"].transpose("sample", "layer", "head", "query", "key")
+    total = np.zeros(attention.shape[1:])
+    for i in range(attention.sizes["sample"]):  # one at a time: a tree read from disk need not fit in memory
+        total += attention.isel(sample=i).values
+    return total / attention.sizes["sample"]
+
+
+def control_ratios(control: xr.Dataset, layout: Layout) -> dict[str, Array]:
+    """Ratio of every replicate by part, ``(replicate, layer, head, lag)`` each."""
+    attention = control["attention"].transpose("sample", "layer", "head", "query", "key")
+    ratios: dict[str, list[Array]] = {part: [] for part in layout.windows}
+    for i in range(attention.sizes["sample"]):
+        weights = attention.isel(sample=i).values
+        for part, collected in ratios.items():
+            collected.append(ratio_of_part(weights, layout, part))
+    return {part: np.stack(collected) for part, collected in ratios.items()}
+
+
+def bands_of_part(observed: Array, controls: Array, layout: Layout, part: str, **options: Any) -> Bands:
+    """`control_bands` on the measured lags of a part, NaN at the others; arrays ``(..., lag)``."""
+    inside = layout.measured(part)
+    bands = control_bands(observed[..., inside], controls[..., inside], layout.tested(part)[inside], **options)
+    return Bands(**{name: spread_out(values, inside) for name, values in vars(bands).items()})
+
+
+def spread_out(values: Array, inside: NDArray[np.bool_]) -> Array:
+    """Put values of the lags `inside` on the whole lag axis, NaN elsewhere: (..., measured) -> (..., lag)."""
+    whole = np.full((*values.shape[:-1], len(inside)), np.nan)
+    whole[..., inside] = values
+    return whole
+
+
+def _measure_stack(node: xr.Dataset, control: xr.Dataset, layout: Layout, confidence: float) -> xr.Dataset:
+    weights = mean_map(node)
+    columns: dict[str, list[NDArray]] = {}
+    for part, controls in control_ratios(control, layout).items():
+        ratio = ratio_of_part(weights, layout, part)
+        bands = bands_of_part(ratio, controls, layout, part, confidence=confidence)
+        values = {
+            "profile": profile_of_part(weights, layout, part),
+            "ratio": ratio,
+            "control_mean": bands.mean,
+            "band": np.stack([bands.lower, bands.upper], axis=-1),
+            "limit": bands.limit_upper,
+            "z": bands.z,
+            "n_pairs": layout.n_pairs(part),
+            "n_queries": layout.n_pairs(part, fixed=True),
+            "prominence_limit": prominence_limit(controls, layout.lag_samples, confidence),
+            "special_mass": _special_mass(node, np.any(layout.table.parts[part], axis=1)),
+        }
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value)
+    return labelled_stack(node, layout, {name: np.stack(parts) for name, parts in columns.items()})
+
+
+def _special_mass(node: xr.Dataset, queries: NDArray[np.bool_]) -> Array:
+    """Mean mass that the queries of a part give to special tokens, ``(layer, head)``."""
+    if "special_mass" not in node:
+        return np.zeros((node.sizes["layer"], node.sizes["head"]))
+    mass = node["special_mass"].transpose("sample", "layer", "head", "query").values[..., queries]
+    return mass.mean(axis=(0, 3), dtype=np.float64)
+
+
+LABELS = {
+    "profile": "mean weight per pair",
+    "ratio": "attention / uniform",
+    "control_mean": "mean ratio of the controls",
+    "band": "pointwise band of the controls",
+    "limit": "limit over all lags of a head and part",
+    "z": "ratio standardised by the controls",
+    "n_pairs": "pairs of the profile",
+    "n_queries": "queries of the ratio",
+    "prominence_limit": "largest prominence of a peak in the controls",
+    "special_mass": "attention on special tokens",
+}
+OTHER_DIMS = {
+    "band": (*DIMS, "bound"),
+    "n_pairs": ("part", "lag"),
+    "n_queries": ("part", "lag"),
+    "prominence_limit": DIMS[:3],
+    "special_mass": DIMS[:3],
+}
+
+
+def labelled_stack(node: xr.Dataset, layout: Layout, columns: dict[str, NDArray]) -> xr.Dataset:
+    """Put names on the arrays of a stack, ``(part, ...)`` each."""
+    variables = {n: (OTHER_DIMS.get(n, DIMS), values, {"long_name": LABELS[n]}) for n, values in columns.items()}
+    return xr.Dataset(variables, stack_coords(node, layout))
+
+
+def stack_coords(node: xr.Dataset, layout: Layout) -> dict[str, Any]:
+    """Coordinates of a measured stack."""
+    return {
+        "part": np.array(list(layout.windows), dtype=object),
+        **{name: node[name] for name in ("layer", "layer_name", "head") if name in node.coords},
+        "lag": ("lag", layout.lag_samples, {"units": "input samples", "long_name": "lag, positive = past"}),
+        "bound": np.array(BOUNDS, dtype=object),
+    }
