@@ -53,7 +53,12 @@ class Wave(Section):
     @property
     def samples_per_radian(self) -> float:
         """Samples in which the angle grows by one radian."""
-        return 1 / self.angular if self.angular is not None else (self.period or 0) / math.tau
+        return 1 / self.angular if self.angular is not None else self.samples_per_turn / math.tau
+
+    @property
+    def samples_per_turn(self) -> float:
+        """The period, however it was given."""
+        return self.period if self.period is not None else math.tau / (self.angular or math.nan)
 
 
 class Harmonics(Generated):

@@ -152,8 +152,9 @@ Generator = (
     | Annotated[MultiSeasonality, Tag("multi_seasonality")]
     | Annotated[OneOverF, Tag("one_over_f")]
 )
-GENERATOR_NAMES = tuple(get_args(get_args(branch)[0].model_fields["generator"].annotation)[0]
-                        for branch in get_args(Generator))
+GENERATOR_NAMES = tuple(
+    get_args(get_args(branch)[0].model_fields["generator"].annotation)[0] for branch in get_args(Generator)
+)
 WITH_VARIANTS = get_args(Published.model_fields["generator"].annotation)
 VARIANTS = ("published", "corrected")
 KINDS = ("generator", "dataset", "file")

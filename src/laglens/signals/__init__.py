@@ -1,0 +1,1 @@
+"""Series with known truth: generated, real, or from a table."""

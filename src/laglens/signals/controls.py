@@ -1,0 +1,74 @@
+"""Noise that shares a signal's short memory and nothing else: the control of every lag profile."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from numpy.random import Generator
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+from statsmodels.regression.linear_model import burg
+
+from laglens.errors import LaglensError
+from laglens.signals.streams import stream
+
+LARGEST = 1 - 1e-6  # coefficient; a straight line or an alternating series would give 1
+
+
+def make_control(signal: xr.Dataset, replicates: int, seed: int = 0) -> xr.Dataset:
+    """AR(1) noise matched to every sample of a signal.
+
+    The coefficient is Burg's estimate, which stays within +-1 whatever the series; each replicate starts in the
+    stationary state and is then given exactly the mean and the standard deviation of its sample.
+
+    Parameters
+    ----------
+    signal
+        ``value (sample, time)``.
+    replicates
+        Independent copies of the whole signal.
+    seed
+        The study's seed; the noise depends on it and on the signal's name alone.
+
+    Returns
+    -------
+    xr.Dataset
+        ``value (replicate, sample, time)``; the attribute ``coefficient`` has one number per sample.
+
+    Raises
+    ------
+    LaglensError
+        Fewer than one replicate, or a sample that is constant or not finite.
+    """
+    if replicates < 1:
+        raise LaglensError(f"{replicates} control replicates: at least 1 is needed")
+    observed = signal["value"].transpose("sample", "time")
+    name = signal.attrs.get("name", "signal")
+    coefficient = [_lag_one(series, f"signal '{name}', sample {k}") for k, series in enumerate(observed.values)]
+    children = stream(seed, name, "ar1").spawn(replicates)
+    noise = [_replicate(observed.values, coefficient, np.random.default_rng(child)) for child in children]
+    return xr.Dataset(
+        {"value": (("replicate", "sample", "time"), np.stack(noise), observed.attrs)},
+        coords={"replicate": np.arange(replicates)} | dict(observed.coords),
+        attrs=signal.attrs | {"control": "ar1", "coefficient": coefficient},
+    )
+
+
+def ar1_noise(coefficient: float, length: int, rng: Generator) -> NDArray[np.float64]:
+    """Stationary AR(1) with unit innovations, from its first sample on: ``-> (time,)``."""
+    innovations = rng.normal(size=length)
+    innovations[0] /= np.sqrt(1 - coefficient**2)
+    return lfilter([1.0], [1.0, -coefficient], innovations)
+
+
+def _replicate(observed: NDArray[np.float64], coefficient: list[float], rng: Generator) -> NDArray[np.float64]:
+    """Noise like each sample: ``(sample, time) -> (sample, time)``."""
+    noise = np.stack([ar1_noise(phi, observed.shape[1], rng) for phi in coefficient])
+    noise = (noise - noise.mean(1, keepdims=True)) / noise.std(1, keepdims=True)
+    return observed.mean(1, keepdims=True) + observed.std(1, keepdims=True) * noise
+
+
+def _lag_one(series: NDArray[np.float64], which: str) -> float:
+    if not np.isfinite(series).all() or np.ptp(series) == 0:
+        raise LaglensError(f"{which} is constant or not finite: no noise can be matched to it")
+    return float(np.clip(burg(series, order=1, demean=True)[0][0], -LARGEST, LARGEST))

@@ -1,0 +1,63 @@
+"""Cut a signal into the windows that a model is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from laglens.errors import LaglensError
+
+
+def windows(value: xr.DataArray, history: int, horizon: int, n: int) -> xr.Dataset:
+    """Cut up to `n` different windows, spread evenly over samples and over time.
+
+    Window i comes from sample i modulo the number of samples, and the starts rise evenly from the first to the
+    last at which the whole history exists. The horizon may run past the end of the series and is NaN there.
+
+    Parameters
+    ----------
+    value
+        ``(sample, time)``; dimensions before these are kept.
+    history, horizon
+        Samples in time that the model sees, and that it forecasts.
+    n
+        Windows wanted; fewer are returned where there are no more.
+
+    Returns
+    -------
+    xr.Dataset
+        ``series (sample, time)`` with `history` + `horizon` samples in time, and for every window the sample of
+        the signal it comes from, ``signal_sample``, and where it begins there, ``start``.
+
+    Raises
+    ------
+    LaglensError
+        The series is shorter than the history.
+    """
+    n_samples, length = value.sizes["sample"], value.sizes["time"]
+    if min(history, n) < 1 or horizon < 0:
+        raise LaglensError(f"history {history}, horizon {horizon} and {n} windows: at least 1, 0 and 1 are needed")
+    if length < history:
+        raise LaglensError(
+            f"signal '{value.attrs.get('long_name', 'series')}': {length} samples are fewer than the history of "
+            f"{history} that the model needs; use a longer series or a model with a shorter history"
+        )
+    n_starts = length - history + 1
+    i = np.arange(min(n, n_samples * n_starts))
+    # Each start is used by at most n_samples neighbouring windows, so that no window comes twice.
+    start, sample = i * n_starts // len(i), i % n_samples
+    padded = value.drop_vars([c for c in value.coords if {"sample", "time"} & set(value[c].dims)])
+    padded = padded.pad(time=(0, horizon), constant_values=np.nan)
+    cut = padded.isel(
+        sample=xr.DataArray(sample, dims="sample"),
+        time=xr.DataArray(start[:, None] + np.arange(history + horizon), dims=("sample", "time")),
+    )
+    return xr.Dataset(
+        {"series": cut.transpose(..., "sample", "time")},
+        coords={
+            "sample": i,
+            "time": np.arange(history + horizon),
+            "signal_sample": ("sample", value["sample"].values[sample] if "sample" in value.coords else sample),
+            "start": ("sample", start),
+        },
+    )
