@@ -9,8 +9,6 @@ from pathlib import Path
 
 ENVS = Path(__file__).parent
 HEADER = "# The whole environment, made by `make lock` with Python {version}. Change requirements.in, not this.\n"
-    "# Every package of the environment; made by `make lock` with Python {version}. Change requirements.in, not this.\n"
-)
 
 
 def resolve(requirements: Path) -> dict[str, str]:
