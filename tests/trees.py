@@ -31,7 +31,7 @@ def head_logits(kind: str, query: TokenMap, key: TokenMap, lag: float, strength:
         "decay": None,
     }[kind]
     if wanted is None:
-        return -np.abs(distance) * strength / (len(key) * step)
+        return -np.abs(distance) * min(strength, 30.0) / (len(key) * step)
     reachable = wanted.any(1, keepdims=True)
     return np.where(wanted, 0.0, np.where(reachable, -strength, 0.0))
 

@@ -228,7 +228,7 @@ def _change_places(
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Where to read the change of a head: the largest, and at each true period, on either side of lag 0."""
     nothing = {"period": np.nan, "period_of": "", "testable": ""}
-    yield {"at": "largest", **nothing}, int(np.abs(np.where(tested, z, 0)).argmax())
+    yield {"at": "largest", **nothing}, int(np.where(tested, np.abs(z), -1).argmax())
     for known in periods:
         row = {"at": "period", "period": known["period"], "period_of": " ".join(known["signals"])}
         for sign in (1, -1):
