@@ -13,8 +13,9 @@ FILES = {
     "laglens/__init__.pyi": "from .figures.sheet import draw\n",
     "laglens/errors.py": "class LaglensError(RuntimeError):\n    pass\n",
     "laglens/figures/__init__.py": "",
-    "laglens/figures/sheet.py": "from .style import paper\nimport numpy\n\ndef draw(gamma):\n    return paper() * gamma\n",
-    "laglens/figures/style.py": "def paper():\n    from laglens import errors\n    return 1\n",
+    "laglens/figures/sheet.py": "from .style import paper\nimport numpy\n\ndef draw(gamma):\n"
+    "    return paper() * gamma\n",
+    "laglens/figures/style.py": 'KEY = Field("one")\n\ndef paper():\n    from laglens import errors\n    return 1\n',
     "laglens/lags.py": "import laglens.figures.sheet\n",
 }
 
@@ -57,10 +58,11 @@ def test_every_reached_module_is_listed_and_no_other(package: Path) -> None:
         ("laglens/figures/sheet.py", "    return", '    """Doc."""\n\n    return'),
         ("laglens/figures/sheet.py", "return paper() * gamma", "return (\n        paper()\n        * gamma\n    )"),
         ("laglens/figures/sheet.py", "import numpy\n", "import numpy\nif TYPE_CHECKING:\n    import laglens.lags\n"),
+        ("laglens/figures/style.py", 'Field("one")', 'Field("one", description="the first")'),
         ("laglens/lags.py", "sheet", "style"),
         ("laglens/__init__.pyi", "draw", "draw, paper"),
     ],
-    ids=["docstring", "no docstring", "new docstring", "layout", "type imports", "not imported", "stub"],
+    ids=["docstring", "no docstring", "new docstring", "layout", "type imports", "description", "not imported", "stub"],
 )
 def test_these_edits_change_nothing(package: Path, file: str, old: str, new: str) -> None:
     before = hashes(package)

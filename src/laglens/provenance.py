@@ -63,8 +63,8 @@ def _version(name: str) -> str:
 def code_hashes(script: Path, source: Path) -> dict[str, str]:
     """Digest of a script and of every module of this package that it imports, directly or through others.
 
-    Comments, docstrings, layout, and imports for type checkers do not count. Data files and modules whose name
-    is put together while running are not seen; name those as inputs of the rule.
+    Comments, docstrings, layout, descriptions of config keys and imports for type checkers do not count.
+    Data files and modules whose name is put together while running are not seen; name those as inputs of the rule.
 
     Parameters
     ----------
@@ -103,6 +103,8 @@ def _scan(path: Path, source: Path) -> tuple[str, frozenset[str]]:
         for field, block in ast.iter_fields(node):
             if isinstance(block, list):
                 setattr(node, field, [item for item in block if not _without_effect(item)])
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Field":
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "description"]
     names = {name for node in ast.walk(tree) for name in _names(node, path, source)}
     digest = hashlib.sha256(_plain(tree).encode()).hexdigest()[:12]
     return digest, frozenset(name for name in names if f"{name}.".startswith(f"{PACKAGE}."))

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from laglens.config.messages import nearest
+from laglens.config.models import SHIPPED, EncoderModel
+from laglens.config.signals import OwnTable
 from laglens.config.study import Study
+
+SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 def problems(study: Study) -> Iterator[str]:
@@ -15,17 +21,25 @@ def problems(study: Study) -> Iterator[str]:
     named = [*_unknown_names(study)]
     yield from named
     yield from _missing_tables(study)
+    yield from _altered_shipped_models(study)
     yield from _unknown_heads(study)
+    if study.figures.window >= study.attention.windows:
+        yield (
+            f"figures.window: there is no window {study.figures.window}; attention.windows is "
+            f"{study.attention.windows} and windows are counted from 0"
+        )
     if not named:
         yield from _foreign_comparisons(study)
         yield from _short_signals(study)
 
 
 def _unknown_names(study: Study) -> Iterator[str]:
-    uses = [(f"runs[{i}].{kind}[{j}]", kind, name)
-            for i, run in enumerate(study.runs)
-            for kind in ("models", "signals")
-            for j, name in enumerate(getattr(run, kind))]
+    uses = [
+        (f"runs[{i}].{kind}[{j}]", kind, name)
+        for i, run in enumerate(study.runs)
+        for kind in ("models", "signals")
+        for j, name in enumerate(getattr(run, kind))
+    ]
     for title, comparison in study.comparisons.items():
         uses.append((f"comparisons.{title}.model", "models", comparison.model))
         uses += [(f"comparisons.{title}.signals[{j}]", "signals", name) for j, name in enumerate(comparison.signals)]
@@ -39,16 +53,47 @@ def _foreign_comparisons(study: Study) -> Iterator[str]:
     for title, comparison in study.comparisons.items():
         for j, name in enumerate(comparison.signals):
             if (comparison.model, name) not in study.pairs:
-                yield (f"comparisons.{title}.signals[{j}]: '{comparison.model}' is not run on '{name}'; "
-                       "add the pair to runs")
+                yield (
+                    f"comparisons.{title}.signals[{j}]: '{comparison.model}' is not run on '{name}'; "
+                    "add the pair to runs"
+                )
 
 
 def _short_signals(study: Study) -> Iterator[str]:
-    for model, signal in study.pairs:
-        length, history = study.signals[signal].known_length, study.models[model].history
-        if length is not None and length < history:
-            yield (f"signals.{signal}: {length} samples are fewer than the history of {model} ({history}); "
-                   "make it longer, shorten the model's history or take the pair out of runs")
+    for model_name, signal in study.pairs:
+        model, length = study.models[model_name], study.signals[signal].known_length
+        needs = {"its history needs": model.history}
+        if isinstance(model, EncoderModel):
+            window = model.history + model.horizon
+            held_out = model.train.validation
+            needs["training and validating it need"] = math.ceil(window / min(held_out, 1 - held_out))
+        for what, least in needs.items():
+            if length is not None and length < least:
+                yield (
+                    f"signals.{signal}: {length} samples are too few for {model_name}, {what} {least}; make the signal "
+                    "longer, shorten the model's history, or take the pair out of runs"
+                )
+                break
+
+
+def _altered_shipped_models(study: Study) -> Iterator[str]:
+    for name, model in study.models.items():
+        if getattr(model, "weights", None) != "shipped":
+            continue
+        card = SHIPPED_WEIGHTS / f"{name}.json"
+        if name not in SHIPPED:
+            yield (
+                f"models.{name}.weights: no weights are shipped for '{name}', only for {' and '.join(SHIPPED)}; "
+                "leave 'weights' out to train it"
+            )
+        elif card.is_file():
+            shipped = json.loads(card.read_text("utf-8"))
+            for key, value in {"architecture": shipped["architecture"], **shipped["options"]}.items():
+                if getattr(model, key, None) != value:
+                    yield (
+                        f"models.{name}.{key}: the shipped weights have {value!r}, not {getattr(model, key, None)!r}; "
+                        "take that value, or leave 'weights' out to train it"
+                    )
 
 
 def _unknown_heads(study: Study) -> Iterator[str]:
@@ -61,13 +106,16 @@ def _unknown_heads(study: Study) -> Iterator[str]:
 
 def _missing_tables(study: Study) -> Iterator[str]:
     for name, signal in study.signals.items():
-        file = getattr(signal, "file", None)
-        if file is None:
+        if not isinstance(signal, OwnTable):
             continue
+        file = signal.file
         if not Path(file).is_file():
             yield f"signals.{name}.file: there is no file '{file}'; paths are relative to the folder you run from"
         elif Path(file).suffix.lower() == ".csv":
-            with open(file, newline="", encoding="utf-8-sig", errors="replace") as table:
+            with Path(file).open(newline="", encoding="utf-8-sig", errors="replace") as table:
                 header = next(csv.reader(table), [])
-            yield from (f"signals.{name}.{key}: '{file}' has no column '{column}'; {nearest(column, header)}"
-                        for key, column in signal.columns if column not in header)
+            yield from (
+                f"signals.{name}.{key}: '{file}' has no column '{column}'; {nearest(column, header)}"
+                for key, column in signal.columns
+                if column not in header
+            )

@@ -12,6 +12,8 @@ from laglens.config.messages import readable
 from laglens.config.study import Study
 from laglens.errors import LaglensError
 
+ABOUT_MODEL = ("architecture", "weights", "train")  # every other key of a model shapes it
+
 
 def load_study(written: Mapping[str, Any]) -> Study:
     """Check the content of a config file and fill in every default.
@@ -33,5 +35,16 @@ def load_study(written: Mapping[str, Any]) -> Study:
 
 
 def canonical(study: Study) -> dict[str, Any]:
-    """The study as nested dicts, lists and plain values, with every default filled in."""
-    return study.model_dump(mode="json")
+    """The study as nested dicts, lists and plain values, with every default filled in.
+
+    Of each model, what shapes it lies apart in ``options``, so that a step may depend on it but not on the training;
+    ``drawn_heads`` are those of the heads asked for that it has, for models and comparisons.
+    """
+    plain = study.model_dump(mode="json")
+    for name, model in plain["models"].items():
+        wanted = [head for head in study.figures.heads if head in study.models[name].head_labels]
+        model["options"] = {key: model.pop(key) for key in sorted(model) if key not in ABOUT_MODEL}
+        model["drawn_heads"] = wanted or "auto"
+    for comparison in plain["comparisons"].values():
+        comparison["drawn_heads"] = plain["models"][comparison["model"]]["drawn_heads"]
+    return plain

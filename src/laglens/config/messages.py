@@ -97,7 +97,7 @@ def _sentence(item: Mapping[str, Any], model: type[BaseModel]) -> str | None:
 
 
 def _wanted(kind: str) -> str:
-    return WANTED.get(kind) or WANTED.get(kind.split("_")[0], "")
+    return WANTED.get(kind) or WANTED.get(kind.split("_", maxsplit=1)[0], "")
 
 
 def _short(value: Any, limit: int = 60) -> str:

@@ -34,6 +34,7 @@ class SignalTraining(Section):
 class PatchModel(Section):
     """Keys that the image and the numeric model share."""
 
+    patch: int
     weights: Literal["shipped"] | None = Field(
         None, description="shipped: take the weights that come with laglens under this model's name; else train"
     )
@@ -105,6 +106,7 @@ class EncoderModel(Section):
 
 Model = Annotated[ImageModel | NumericModel | EncoderModel, Field(discriminator="architecture")]
 PER_SIGNAL = ("encoder",)  # architectures that are trained on each signal
+SHIPPED = ("image_small", "numeric_small")  # models whose weights come with laglens
 
 
 def _labels(stack: str, layers: int, heads: int) -> list[str]:

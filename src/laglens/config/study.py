@@ -11,9 +11,7 @@ from laglens.config.section import Name, Section
 from laglens.config.signals import Signal
 
 HeadLabel = Annotated[str, StringConstraints(pattern=r"^(encoder|decoder|cross) L\d\d H\d\d$")]
-QueryPart = Literal[
-    "horizon->history", "history->history", "horizon->horizon", "history->horizon", "readout->history"
-]
+QueryPart = Literal["horizon->history", "history->history", "horizon->horizon", "history->horizon", "readout->history"]
 
 
 class Run(Section):
@@ -66,7 +64,8 @@ class Figures(Section):
     show_log: bool = Field(False, description="colour = log10 of the weight; wins over `powermap`")
     top_overlay_percent: float = Field(0.0, ge=0, le=100, description="outline this share of the strongest cells, in %")
     heads: list[HeadLabel] | Literal["auto"] = Field(
-        "auto", description='heads drawn in detail, such as ["encoder L00 H03"]; auto: the strongest against their limit'
+        "auto",
+        description='heads drawn in detail, such as ["encoder L00 H03"]; auto: the strongest against their limit',
     )
     part: QueryPart | Literal["auto"] = Field(
         "auto", description="query part that is drawn; auto: horizon->history, else readout->history"
@@ -87,9 +86,11 @@ class Study(Section):
     """A whole `config.yaml`."""
 
     seed: int = Field(0, ge=0, description="of everything random; signals and trainings may have their own")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models run; auto: CUDA where there is one")
-    signals: dict[Name, Signal] = Field(min_length=1, description="series by name")
-    models: dict[Name, Model] = Field(min_length=1, description="models by name")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where models run; auto: CUDA where there is one"
+    )
+    signals: dict[Name, Signal] = Field(min_length=1, description="Series by name: generated, real, or your own")
+    models: dict[Name, Model] = Field(min_length=1, description="Models by name")
     runs: list[Run] = Field(min_length=1, description="which models see which signals")
     comparisons: dict[Name, Comparison] = Field({}, description="signal against signal, by name")
     attention: Attention = Field(Attention(), description="capture")

@@ -1,0 +1,39 @@
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+# A study given with --configfile replaces the default one; merged, their signals would mix.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+ROOT = Path(workflow.basedir)
+SOURCE = ROOT / "src"
+sys.path.insert(0, str(SOURCE))
+
+
+include: "rules/common.smk"
+include: "rules/signals.smk"
+include: "rules/models.smk"
+include: "rules/attention.smk"
+include: "rules/time.smk"
+include: "rules/lags.smk"
+include: "rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        *targets(),
+
+
+onsuccess:
+    print(launch.report(targets()), file=sys.stderr)
+
+
+onerror:
+    print(launch.apology(log), file=sys.stderr)

@@ -1,0 +1,31 @@
+rule capture_attention:
+    input:
+        signal="results/signals/{signal}.zarr.zip",
+        weights=fitted(".safetensors"),
+        card=fitted(".json"),
+    output:
+        attention="results/attention/{model}/{signal}.zarr.zip",
+    log:
+        "logs/capture_attention/{model}/{signal}.log",
+    benchmark:
+        "logs/capture_attention/{model}/{signal}.tsv"
+    priority: 50
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=3000,
+        runtime=30,
+    params:
+        spec=spec(
+            windows="attention.windows",
+            dtype="attention.dtype",
+            device="device",
+            versions=True,
+        ),
+        code=code("capture_attention"),
+    message:
+        "Capturing the attention of {wildcards.model} on the signal {wildcards.signal}"
+    script:
+        "../scripts/capture_attention.py"

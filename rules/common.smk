@@ -1,0 +1,116 @@
+"""The checked study, and the functions that the rules of all stages share."""
+
+from laglens import launch
+from laglens.config.load import canonical
+from laglens.config.models import PER_SIGNAL
+from laglens.provenance import code_hashes, package_versions, select
+
+NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
+
+
+wildcard_constraints:
+    signal=NAME,
+    model=NAME,
+    comparison=NAME,
+
+
+STUDY = launch.read_study(config, (workflow.configfiles or ["config"])[-1])
+SETTINGS = canonical(STUDY)
+# Packages whose version changes what a model computes.
+VERSIONS = package_versions(["numpy", "timm", "torch"])
+SHIPPED_WEIGHTS = SOURCE / "laglens" / "weights"
+TRAINED_ONCE = {
+    name for name, m in STUDY.models.items() if m.architecture not in PER_SIGNAL
+}
+SHIPPED = {
+    name
+    for name in TRAINED_ONCE
+    if STUDY.models[name].weights == "shipped"
+    and (SHIPPED_WEIGHTS / f"{name}.safetensors").is_file()
+}
+FORMATS = list(dict.fromkeys(STUDY.figures.formats))
+launch.run_from(SOURCE)
+
+
+def spec(versions=False, **paths):
+    """Params: the settings a script reads, and no others, by name (see laglens.provenance.select)."""
+    fixed = {"versions": VERSIONS} if versions else {}
+
+    def settings_of_job(wildcards):
+        return select(SETTINGS, paths, wildcards) | fixed
+
+    return settings_of_job
+
+
+def code(script):
+    """Params: digests of a script and of every module that it reaches."""
+    return code_hashes(ROOT / "scripts" / f"{script}.py", SOURCE)
+
+
+def one_of(names):
+    """Wildcard constraint: one of the names, or nothing at all."""
+    return "|".join(sorted(names)) or "(?!)"
+
+
+def gpu(wildcards):
+    """Resources: GPUs of a job that runs a model.
+
+    None on a machine without one, where the profile's limit would only make such jobs wait for each other.
+    """
+    elsewhere = not workflow.local_exec
+    return int(STUDY.device != "cpu" and (elsewhere or launch.has_gpu()))
+
+
+def table(wildcards):
+    """Input: the file that a signal is read from, for signals that are."""
+    return getattr(STUDY.signals[wildcards.signal], "file", None) or []
+
+
+def shipped(suffix):
+    """Input: a shipped file. Relative where it can be: in another folder an absolute name would be a new one."""
+    folder = SHIPPED_WEIGHTS
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    return f"{folder.as_posix()}/{{model}}{suffix}"
+
+
+def fit_of(model, signal):
+    """What was trained: a model, or a model for one signal."""
+    return model if model in TRAINED_ONCE else f"{model}/{signal}"
+
+
+def fitted(suffix):
+    """Input: a file of the trained model."""
+
+    def path(wildcards):
+        return f"results/models/{fit_of(wildcards.model, wildcards.signal)}{suffix}"
+
+    return path
+
+
+def compared(place, suffix=".zarr.zip"):
+    """Input: time maps of the first or the second signal of a comparison."""
+
+    def path(wildcards):
+        comparison = STUDY.comparisons[wildcards.comparison]
+        return f"results/time/{comparison.model}/{comparison.signals[place]}{suffix}"
+
+    return path
+
+
+def figure(path):
+    """Output: one figure in every format of the study."""
+    return [f"results/figures/{path}.{suffix}" for suffix in FORMATS]
+
+
+def targets():
+    """Everything that the study asks for."""
+    for model, signal in STUDY.pairs:
+        yield f"results/lags/{model}/{signal}.csv"
+        for name in ("head_sheet", "mosaic", "lag_strip"):
+            yield from figure(f"{model}/{signal}/{name}")
+    for fit in dict.fromkeys(fit_of(*pair) for pair in STUDY.pairs):
+        yield from figure(f"{fit}/training")
+    for comparison in STUDY.comparisons:
+        yield f"results/comparisons/{comparison}.csv"
+        yield from figure(f"comparisons/{comparison}")

@@ -1,0 +1,58 @@
+rule measure_lags:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+        control="results/time/{model}/{signal}.ar1.zarr.zip",
+    output:
+        lags="results/lags/{model}/{signal}.zarr.zip",
+        table="results/lags/{model}/{signal}.csv",
+    log:
+        "logs/measure_lags/{model}/{signal}.log",
+    benchmark:
+        "logs/measure_lags/{model}/{signal}.tsv"
+    priority: 80
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    params:
+        spec=spec(max_lag="lags.max_lag", confidence="lags.confidence"),
+        code=code("measure_lags"),
+    message:
+        "Measuring the lags of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/measure_lags.py"
+
+
+rule compare_signals:
+    input:
+        time_a=compared(0),
+        control_a=compared(0, ".ar1.zarr.zip"),
+        time_b=compared(1),
+        control_b=compared(1, ".ar1.zarr.zip"),
+    output:
+        comparison="results/comparisons/{comparison}.zarr.zip",
+        table="results/comparisons/{comparison}.csv",
+    log:
+        "logs/compare_signals/{comparison}.log",
+    benchmark:
+        "logs/compare_signals/{comparison}.tsv"
+    priority: 90
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    params:
+        spec=spec(
+            signals="comparisons.{comparison}.signals",
+            max_lag="lags.max_lag",
+            confidence="lags.confidence",
+        ),
+        code=code("compare_signals"),
+    message:
+        "Comparing the lags of the two signals of {wildcards.comparison}"
+    script:
+        "../scripts/compare_signals.py"

@@ -1,0 +1,56 @@
+rule reduce_to_time:
+    input:
+        attention="results/attention/{model}/{signal}.zarr.zip",
+    output:
+        time="results/time/{model}/{signal}.zarr.zip",
+    log:
+        "logs/reduce_to_time/{model}/{signal}.log",
+    benchmark:
+        "logs/reduce_to_time/{model}/{signal}.tsv"
+    priority: 70
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    params:
+        spec=spec(normalisation="time.normalisation"),
+        code=code("reduce_to_time"),
+    message:
+        "Reducing the attention of {wildcards.model} on {wildcards.signal} to time"
+    script:
+        "../scripts/reduce_to_time.py"
+
+
+rule capture_controls:
+    input:
+        control="results/signals/{signal}.ar1.zarr.zip",
+        weights=fitted(".safetensors"),
+        card=fitted(".json"),
+    output:
+        time="results/time/{model}/{signal}.ar1.zarr.zip",
+    log:
+        "logs/capture_controls/{model}/{signal}.log",
+    benchmark:
+        "logs/capture_controls/{model}/{signal}.tsv"
+    priority: 60
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=4000,
+        runtime=60,
+    params:
+        spec=spec(
+            windows="attention.windows",
+            normalisation="time.normalisation",
+            device="device",
+            versions=True,
+        ),
+        code=code("capture_controls"),
+    message:
+        "Running {wildcards.model} on noise like the signal {wildcards.signal}"
+    script:
+        "../scripts/capture_controls.py"

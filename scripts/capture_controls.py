@@ -1,0 +1,23 @@
+"""Run a model on noise like a signal, and keep the mean map of each noise series in time."""
+
+from functools import partial
+
+from laglens.job import job
+from laglens.models.registry import pick_device, restore_model
+from laglens.signals.windows import windows
+from laglens.store import read_card, read_dataset, read_weights, write_tree
+from laglens.time.controls import control_time_tree
+
+with job() as snakemake:
+    spec, card = snakemake.params.spec, read_card(snakemake.input.card)
+    model = restore_model(card, read_weights(snakemake.input.weights))
+    control = read_dataset(snakemake.input.control)
+    tree = control_time_tree(
+        model,
+        control,
+        partial(windows, history=card["history"], horizon=card["horizon"], n=spec["windows"]),
+        normalisation=spec["normalisation"],
+        device=pick_device(spec["device"]),
+        attrs={"model": card, "signal": control.attrs, "spec": spec, "versions": spec["versions"]},
+    )
+    write_tree(tree, snakemake.output.time)
