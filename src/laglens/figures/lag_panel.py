@@ -1,0 +1,129 @@
+"""The lag profile of one head with everything it was measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from laglens.figures.reading import require
+from laglens.figures.style import ACCENT, BAND, FAINT, INK, MUTED, SMALL, place, text_width
+from laglens.figures.times import TimeUnit, number, period_step, unit_ticks
+from laglens.figures.truth import Rhythm
+
+NEEDED = ("ratio", "band", "limit")
+LIMIT = (0, (2.5, 1.5))  # dashes
+
+
+def ratio_range(lags: Iterable[xr.Dataset]) -> tuple[float, float]:
+    """Common ends of the ratio axis over several ``(lag,)`` datasets, lag 0 left out."""
+    values = [
+        np.ravel(node[name].where(node["lag"] != 0).values)
+        for node in lags
+        for name in ("ratio", "limit", "control_mean")
+        if name in node
+    ]
+    finite = np.concatenate(values)
+    finite = finite[np.isfinite(finite) & (finite > 0)]
+    low, high = min(float(finite.min()), 0.9), max(float(finite.max()), 1.2)
+    return max(low / 1.15, high / 1e4), high * 1.15
+
+
+def draw_profile(axes: Axes, lags: xr.Dataset, colour: str = ACCENT) -> None:
+    """Profile of one head and part: line, grey band, dashed limit, and dots only above the limit.
+
+    Parameters
+    ----------
+    axes
+        Limits and scale are left alone.
+    lags
+        ``ratio (lag)``, ``band (lag, bound)``, ``limit`` with or without ``lag``.
+    colour
+        Colour of the line and the dots.
+    """
+    require(lags, NEEDED, "lags tree")
+    for one in sides(lags):
+        lower, upper = (one["band"].sel(bound=bound).values for bound in ("lower", "upper"))
+        axes.fill_between(one["lag"].values, lower, upper, color=BAND, linewidth=0, zorder=1)
+    draw_lines(axes, lags, colour)
+
+
+def draw_lines(axes: Axes, lags: xr.Dataset, colour: str, style: Any = "-", limit_colour: str = MUTED) -> None:
+    """Line and dashed limit of one profile, and dots only above the limit; the two signs of lag apart, no lag 0."""
+    for one in sides(lags):
+        lag, ratio, limit = (one[name].values for name in ("lag", "ratio", "limit"))
+        axes.plot(lag, limit, color=limit_colour, linewidth=0.8, linestyle=LIMIT, zorder=2, gid="limit")
+        axes.plot(lag, ratio, color=colour, linestyle=style, zorder=3, gid="ratio")
+        above = ratio > limit
+        axes.plot(lag[above], ratio[above], "o", color=colour, markersize=3.6, zorder=4, gid="above the limit")
+
+
+def sides(lags: xr.Dataset) -> list[xr.Dataset]:
+    """Future and past lags of ``(lag, ...)``, without lag 0; a side without lags is left out."""
+    signs = np.sign(lags["lag"].values)
+    return [lags.isel(lag=signs == sign) for sign in (-1, 1) if (signs == sign).any()]
+
+
+def lag_zero(lags: xr.Dataset) -> str:
+    """What lag 0 holds, which no profile draws; empty where the part has no lag 0."""
+    value = lags["ratio"].where(lags["lag"] == 0, drop=True).values
+    return f"lag 0: {number(float(f'{value[0]:.2g}'))}" if value.size and np.isfinite(value[0]) else ""
+
+
+def style_lag_axes(axes: Axes, lag: np.ndarray, unit: TimeUnit, known: Sequence[Rhythm]) -> None:
+    """Limits, ticks and label of a lag axis in units; one-sided lags start at 0."""
+    step = float(np.min(np.diff(lag))) if lag.size > 1 else 1.0
+    low, high = float(lag.min()), float(lag.max())
+    axes.set_xlim(0 if low >= 0 else low - step / 2, high + step / 2)
+    every = period_step([r.samples for r in known if r.repeats and r.testable != "no"], unit)
+    unit_ticks(axes.xaxis, unit, high - min(low, 0), every=every, most=6)
+    axes.set_xlabel(f"lag ({unit.name})" if low >= 0 else f"lag ({unit.name}; negative = key later than query)")
+
+
+def style_ratio_axis(axes: Axes, ends: tuple[float, float]) -> None:
+    """Log axis of the ratio to uniform attention, with a line at 1 and plain numbers."""
+    axes.set_yscale("log")
+    axes.set_ylim(ends)
+    axes.yaxis.set_major_locator(FixedLocator(ratio_ticks(*ends)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.axhline(1, color=FAINT, linewidth=0.6, zorder=0)
+    axes.set_ylabel("attention / uniform attention")
+
+
+def ratio_ticks(low: float, high: float) -> list[float]:
+    """Powers of 2, or of 10 beyond five octaves, between the ends of a ratio axis."""
+    base = 2.0 if high / low < 2**6 else 10.0
+    first, last = (np.log(end) / np.log(base) for end in (low, high))
+    return [float(base**power) for power in range(int(np.ceil(first)), int(np.floor(last)) + 1)]
+
+
+def draw_legend(figure: Figure, left: float, top: float, *, colour: str = ACCENT, confidence: float = 0.95) -> None:
+    """One line that names the marks of a lag profile, in inches from the upper left corner."""
+    axes = place(figure, left, top - 0.1, 7, 0.12, xlim=(0, 7), ylim=(0, 0.12))
+    axes.set_axis_off()
+    middle, share = 0.06, f"{100 * confidence:g} %"
+    entries = [
+        ("line", "this series; dot: above the limit"),
+        ("limit", f"null limit over all lags, {share}"),
+        ("band", f"null band at each lag, {share}"),
+        ("dotted", "true period"),
+    ]
+    at = 0.0
+    for mark, label in entries:
+        if mark == "band":
+            axes.fill_between([at, at + 0.24], 0.01, 0.11, color=BAND, linewidth=0)
+        elif mark == "limit":
+            axes.plot([at, at + 0.24], [middle] * 2, color=MUTED, linewidth=0.8, linestyle=LIMIT)
+        elif mark == "dotted":
+            axes.plot([at + 0.12] * 2, [0, 0.12], color=MUTED, linewidth=0.6, linestyle=(0, (1, 2)))
+        else:
+            axes.plot([at, at + 0.24], [middle] * 2, color=colour)
+            axes.plot([at + 0.12], [middle], "o", color=colour, markersize=3.6)
+        axes.text(at + 0.3, middle, label, fontsize=SMALL, color=INK, va="center_baseline")
+        at += 0.3 + text_width(label, SMALL) + 0.22

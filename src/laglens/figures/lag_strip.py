@@ -1,0 +1,162 @@
+"""Lag strip: every head against every lag, as the distance to its limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from laglens.figures import truth
+from laglens.figures.lag_panel import style_lag_axes
+from laglens.figures.reading import Head, all_heads, edges, excess, headline_part, null_sentence, stacks, with_part
+from laglens.figures.settings import FigureSettings
+from laglens.figures.style import (
+    MUTED,
+    SEQUENTIAL,
+    SMALL,
+    WIDTH,
+    caption,
+    caption_height,
+    look,
+    new_figure,
+    place,
+    text_width,
+    write,
+    write_title,
+)
+from laglens.figures.times import TimeUnit, number
+
+THICKEST, THINNEST, TALLEST = 0.17, 0.02, 5.5  # inches of one row, and of all rows
+DOUBLINGS = (1.0, 3.0)  # the colour scale reaches at least 2 x and at most 8 x the limit
+LIT = 0.25  # where in the colour map lit cells begin, so that a narrow pass is seen too
+
+
+def draw_lag_strip(
+    lags_tree: xr.DataTree,
+    settings: Mapping[str, Any] | FigureSettings | None = None,
+    *,
+    title: str = "",
+    subtitle: str = "",
+) -> Figure:
+    """Heads by lag: log2 of the ratio to the limit; dark up to the limit, lit above it.
+
+    Parameters
+    ----------
+    lags_tree
+        Nodes with ``ratio`` and ``limit`` over ``(part, layer, head, lag)``.
+    settings
+        The ``figures`` section of the config; `part` is used.
+    title, subtitle
+        What was drawn: signal and model.
+
+    Raises
+    ------
+    LaglensError
+        The tree lacks something, or the part asked for does not exist.
+    """
+    settings = FigureSettings.parse(settings)
+    nodes = stacks(lags_tree, "ratio", "lags tree")
+    part = headline_part(nodes, settings.part)
+    nodes = with_part(nodes, part)
+    heads, image = all_heads(nodes), strip(nodes)
+    attrs, signal = next(iter(nodes.values())).attrs, lags_tree.attrs.get("signal", {})
+    unit, known = TimeUnit.of(signal), truth.rhythms(attrs.get("periods", ()), [signal.get("truth", {})], part)
+    note = _note(attrs, part, known, unit)
+    with look():
+        row = float(np.clip(TALLEST / len(heads), THINNEST, THICKEST))
+        top = 0.66 + truth.TIER * min(len(known), truth.ROWS) + 0.06
+        figure = new_figure(top + row * len(heads) + 0.56 + caption_height(note, WIDTH - 0.4))
+        left = 0.2 + max(text_width(head.label, SMALL) for head in heads) + 0.1
+        axes = place(figure, left, top, WIDTH - left - 0.2, row * len(heads))
+        mappable = _draw(axes, image)
+        style_lag_axes(axes, image["lag"].values, unit, known)
+        axes.set_xlim(*edges(image["lag"].values)[[0, -1]])
+        truth.mark_rhythms(axes, known, colour="white")
+        _label_rows(axes, heads, row)
+        write_title(figure, title, subtitle, 4.9)
+        _draw_bar(figure, mappable, scale_top(image))
+        caption(figure, 0.2, top + row * len(heads) + 0.56, note, WIDTH - 0.4)
+    return figure
+
+
+def strip(nodes: Mapping[str, xr.Dataset]) -> xr.DataArray:
+    """log2 of the ratio to the limit, ``(row, lag)``: rows by node, layer, head; NaN where a node has no such lag."""
+    blocks = [
+        excess(node).reset_coords(drop=True).stack(row=("layer", "head"), create_index=False) for node in nodes.values()
+    ]
+    values = xr.concat([block.drop_vars(("layer", "head")) for block in blocks], "row", join="outer")
+    return xr.apply_ufunc(np.log2, values.where(values > 0).transpose("row", "lag"))
+
+
+def scale_top(image: xr.DataArray) -> float:
+    """Upper end of the colour scale: the strongest cell, rounded up to half doublings, within `DOUBLINGS`."""
+    return float(np.clip(np.ceil(2 * np.nanmax(image.values, initial=0)) / 2, *DOUBLINGS))
+
+
+def _draw(axes: Axes, image: xr.DataArray) -> ScalarMappable:
+    lag, row = edges(image["lag"].values), np.arange(image.sizes["row"] + 1) - 0.5
+    axes.set_facecolor("#e4e5e9")  # lags that a stack or part does not have
+    axes.set_ylim(row[-1], row[0])
+    norm = Normalize(0, scale_top(image))
+    axes.set_xlim(lag[0], lag[-1])
+    even = np.allclose(np.diff(lag), np.diff(lag)[0])
+    if even:
+        extent = (lag[0], lag[-1], row[-1], row[0])
+        return axes.imshow(image.values, norm=norm, cmap=_lit_colours(), extent=extent, aspect="auto", origin="upper")
+    return axes.pcolormesh(lag, row, image.values, norm=norm, cmap=_lit_colours(), rasterized=True)
+
+
+def _lit_colours() -> ListedColormap:
+    colours = matplotlib.colormaps[SEQUENTIAL](np.linspace(LIT, 1, 256))
+    return ListedColormap(colours, name="lit", under="black")
+
+
+def _label_rows(axes: Axes, heads: Sequence[Head], row: float) -> None:
+    """Every head where there is room, else every layer, with a white line between layers."""
+    layers = [(head.node, head.layer) for head in heads]
+    first = [i for i, layer in enumerate(layers) if i == 0 or layer != layers[i - 1]]
+    for start in first[1:]:
+        axes.axhline(start - 0.5, color="white", linewidth=0.8 if row > 0.06 else 0.4)
+    if row >= 0.11:
+        at, names = [float(i) for i in range(len(heads))], [head.label for head in heads]
+    else:
+        ends = [*first[1:], len(heads)]
+        every = max(1, int(np.ceil(0.12 / (row * np.mean(np.diff([*first, len(heads)]))))))
+        pairs = list(zip(first, ends, strict=True))[::every]
+        at, names = [(a + b - 1) / 2 for a, b in pairs], [heads[a].label.rsplit(" ", 1)[0] for a, _ in pairs]
+    axes.yaxis.set_major_locator(FixedLocator(at))
+    axes.set_yticklabels(names, fontsize=SMALL)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_bar(figure: Figure, mappable: ScalarMappable, top: float) -> None:
+    width = 1.5
+    axes = place(figure, WIDTH - 0.25 - width, 0.28, width, 0.08)
+    bar = figure.colorbar(mappable, cax=axes, orientation="horizontal")
+    bar.outline.set_visible(False)
+    ticks = [float(tick) for tick in range(int(top) + 1)]
+    bar.ax.xaxis.set_major_locator(FixedLocator(ticks))
+    bar.ax.xaxis.set_minor_locator(NullLocator())
+    bar.ax.set_xticklabels([_bar_label(tick) for tick in ticks], fontsize=SMALL)
+    write(figure, WIDTH - 0.25, 0.24, "ratio to the limit, log2", ha="right", fontsize=SMALL, color=MUTED)
+
+
+def _bar_label(tick: float) -> str:
+    return "limit" if tick == 0 else f"{'≥' if tick == DOUBLINGS[1] else ''}{number(2.0**tick)} ×"
+
+
+def _note(attrs: Mapping[str, Any], part: str, known: Sequence[truth.Rhythm], unit: TimeUnit) -> str:
+    return (
+        f"Queries and keys: {part.replace('->', ' to ')}. Black: at or under the simultaneous limit of the head "
+        f"({100 * attrs['confidence']:g} % over all lags; {null_sentence(attrs)}); lit: above it. "
+        f"Profiles: mean of {attrs['n_windows']} windows. {truth.describe(known, unit, attrs['samples_per_token'])}"
+    )

@@ -1,0 +1,188 @@
+"""What a figure needs from the time and lags trees, or a message that names what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+import numpy as np
+import xarray as xr
+
+from laglens.errors import LaglensError
+
+HEADLINE = ("horizon->history", "readout->history", "history->history", "horizon->horizon", "history->horizon")
+AUTO_HEADS = 3
+Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
+NULLS = {"ar1": "AR(1) series", "ar1 - ar1": "pairs of AR(1) series, one like A and one like B,"}
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head of one attention stack, by the labels of the trees."""
+
+    node: str
+    layer: int
+    head: int
+
+    @property
+    def label(self) -> str:
+        """Zero-padded name for people: ``encoder L00 H03``."""
+        return f"{self.node} L{self.layer:02d} H{self.head:02d}"
+
+    def of(self, labelled: Labelled) -> Labelled:
+        """The part of an array or dataset with ``layer`` and ``head`` that belongs to the head."""
+        return labelled.sel(layer=self.layer, head=self.head)
+
+
+def stacks(tree: xr.DataTree, variable: str, what: str) -> dict[str, xr.Dataset]:
+    """Nodes of a tree that hold `variable`, by name.
+
+    Raises
+    ------
+    LaglensError
+        No node holds it.
+    """
+    nodes = {name: node.to_dataset() for name, node in tree.children.items() if variable in node.data_vars}
+    if not nodes:
+        found = ", ".join(tree.children) or "none"
+        raise LaglensError(f"the {what} has no node with {variable!r} (nodes: {found}); is it the right file?")
+    return nodes
+
+
+def require(dataset: xr.Dataset | xr.DataTree, names: Iterable[str], what: str) -> None:
+    """Raise a `LaglensError` naming the first of `names` that `dataset` lacks."""
+    for name in names:
+        if name not in dataset:
+            raise LaglensError(f"the {what} has no {name!r}; compute that stage again before drawing")
+
+
+def headline_part(nodes: dict[str, xr.Dataset], part: str = "auto") -> str:
+    """The query part to draw: the one asked for, else the first of `HEADLINE` that a node has.
+
+    Raises
+    ------
+    LaglensError
+        The part asked for is in no node.
+    """
+    found = {str(name) for node in nodes.values() for name in node["part"].values}
+    if part == "auto":
+        return next(name for name in (*HEADLINE, *sorted(found)) if name in found)
+    if part not in found:
+        raise LaglensError(f"figures.part {part!r} is not in the lags; there are {', '.join(sorted(found))}")
+    return part
+
+
+def with_part(nodes: dict[str, xr.Dataset], part: str, variable: str = "ratio") -> dict[str, xr.Dataset]:
+    """The nodes that have `part`, reduced to it and to the lags at which it has `variable`."""
+    chosen = {name: node.sel(part=part) for name, node in nodes.items() if part in node["part"].values}
+    return {name: node.isel(lag=_has_lag(node[variable])) for name, node in chosen.items()}
+
+
+def _has_lag(values: xr.DataArray) -> np.ndarray:
+    return np.asarray(values.notnull().any([dim for dim in values.dims if dim != "lag"]).values)
+
+
+def excess(lags: xr.Dataset) -> xr.DataArray:
+    """Ratio divided by its simultaneous limit, ``(layer, head, lag)``; above 1 = evidence. Lag 0 is left out."""
+    return (lags["ratio"] / lags["limit"]).where(lags["lag"] != 0).transpose("layer", "head", "lag")
+
+
+def null_sentence(attrs: Mapping[str, Any]) -> str:
+    """What profiles were measured against, such as ``99 AR(1) series through the same model, 16 windows each``."""
+    require_attrs(attrs)
+    windows = f", {attrs['n_windows']} windows each" if attrs["n_windows"] > 1 else ""
+    return (
+        f"{attrs['n_controls']} {NULLS.get(attrs['null'], attrs['null'] + ' series')} through the same model{windows}"
+    )
+
+
+def require_attrs(attrs: Mapping[str, Any]) -> None:
+    """Raise a `LaglensError` where a node of a lags tree does not say what it was measured against."""
+    for name in ("n_controls", "null", "n_windows", "confidence"):
+        if name not in attrs:
+            raise LaglensError(f"the lags tree does not say its {name!r}; compute the lags stage again before drawing")
+
+
+def all_heads(nodes: Mapping[str, Labelled]) -> list[Head]:
+    """Every head of the nodes, sorted by node, layer, head."""
+    return [
+        Head(name, int(layer), int(head))
+        for name, node in nodes.items()
+        for layer in node["layer"].values
+        for head in node["head"].values
+    ]
+
+
+def choose_heads(
+    strengths: Mapping[str, xr.DataArray], wanted: str | Sequence[str] = "auto", most: int = AUTO_HEADS
+) -> list[Head]:
+    """Heads to draw: those named, or the strongest against their limit.
+
+    Parameters
+    ----------
+    strengths
+        Of each node, ``(layer, head, lag)``: `excess` or alike.
+    wanted
+        ``"auto"`` or labels.
+    most
+        Heads drawn where they are not named.
+
+    Raises
+    ------
+    LaglensError
+        A named head does not exist; the message gives the nearest.
+    """
+    heads = all_heads(strengths)
+    if wanted != "auto":
+        return [_find(label, heads) for label in wanted]
+    strongest = [values.transpose("layer", "head", "lag").fillna(-np.inf).max("lag") for values in strengths.values()]
+    order = np.argsort(-np.concatenate([values.values.ravel() for values in strongest]), kind="stable")
+    return [heads[index] for index in order[:most]]
+
+
+def _find(label: str, heads: list[Head]) -> Head:
+    by_label = {head.label: head for head in heads}
+    if label in by_label:
+        return by_label[label]
+    near = get_close_matches(label, by_label, n=1, cutoff=0.0)[0]
+    raise LaglensError(f"figures.heads: no head {label!r} among {len(heads)}; the nearest is {near!r}")
+
+
+def strongest_lag(values: xr.DataArray) -> float | None:
+    """The lag with the largest excess where it passes the limit, else None; ``(lag,) -> samples``."""
+    excess_values = values.fillna(-np.inf)
+    if float(excess_values.max()) <= 1:
+        return None
+    return float(excess_values["lag"][int(excess_values.argmax("lag"))])
+
+
+def attention_map(node: xr.Dataset, window: int) -> xr.DataArray:
+    """Maps of one window, ``(layer, head, query, key)``.
+
+    Raises
+    ------
+    LaglensError
+        The tree has fewer windows.
+    """
+    attention = node["attention"]
+    if window >= attention.sizes["sample"]:
+        count = attention.sizes["sample"]
+        raise LaglensError(f"figures.window is {window}, but there are {count} windows (0 to {count - 1})")
+    return attention.isel(sample=window).transpose("layer", "head", "query", "key")
+
+
+def weight_label(tree: xr.DataTree) -> str:
+    """What 100 times a weight of the tree is."""
+    norms = {node.attrs.get("normalisation", "mass") for node in tree.children.values()}
+    return "attention, % of the query" if norms == {"mass"} else "mean weight per token pair, %"
+
+
+def edges(centres: np.ndarray) -> np.ndarray:
+    """Borders between neighbouring times, in samples: ``(n,) -> (n + 1,)``."""
+    centres = np.asarray(centres, dtype=float)
+    if centres.size == 1:
+        return centres + np.array([-0.5, 0.5])
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])

@@ -1,0 +1,51 @@
+"""All figures of one run: one model on one signal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from laglens.figures.head_sheet import draw_head_sheet
+from laglens.figures.lag_strip import draw_lag_strip
+from laglens.figures.mosaic import draw_mosaic
+from laglens.figures.settings import FigureSettings
+
+
+def draw_run(
+    time_tree: xr.DataTree,
+    lags_tree: xr.DataTree,
+    settings: Mapping[str, Any] | FigureSettings | None = None,
+    *,
+    title: str = "",
+    subtitle: str = "",
+) -> dict[str, Figure]:
+    """Draw the overview of all heads by lag, the maps of all heads, and the strongest heads in detail.
+
+    Parameters
+    ----------
+    time_tree, lags_tree
+        Maps in time and lag profiles of the run.
+    settings
+        The ``figures`` section of the config.
+    title, subtitle
+        What was drawn: signal and model.
+
+    Returns
+    -------
+    dict
+        ``lag_strip``, ``mosaic``, ``head_sheet``; see `laglens.figures.style.render` for their bytes.
+
+    Raises
+    ------
+    LaglensError
+        A tree lacks something, or a head, part or window asked for does not exist.
+    """
+    settings = FigureSettings.parse(settings)
+    return {
+        "lag_strip": draw_lag_strip(lags_tree, settings, title=title, subtitle=subtitle),
+        "mosaic": draw_mosaic(time_tree, lags_tree, settings, title=title, subtitle=subtitle),
+        "head_sheet": draw_head_sheet(time_tree, lags_tree, settings, title=title, subtitle=subtitle),
+    }

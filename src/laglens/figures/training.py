@@ -1,0 +1,190 @@
+"""Training curves of a model, and its held-out errors beside naive forecasts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from laglens.errors import LaglensError
+from laglens.figures.settings import FigureSettings
+from laglens.figures.style import (
+    ACCENT,
+    CATEGORIES,
+    FAINT,
+    MUTED,
+    SECOND,
+    SMALL,
+    WIDTH,
+    caption,
+    caption_height,
+    look,
+    new_figure,
+    place,
+    text_width,
+    write_title,
+)
+from laglens.figures.times import number
+
+STEPS = ("step", "epoch")
+ERRORS = "mean_absolute_error"
+MODEL = "model"
+MARKERS = "sD^vP"
+TOP, HEIGHT = 0.78, 2.3  # inches of the panels
+WIDE = 50.0  # ratio of last to first step from which the step axis is logarithmic
+
+
+def draw_training(
+    curve: pd.DataFrame,
+    card: Mapping[str, Any],
+    settings: Mapping[str, Any] | FigureSettings | None = None,
+    *,
+    title: str = "",
+    subtitle: str = "",
+) -> Figure:
+    """Losses against steps or epochs with the chosen epoch marked, beside the errors that the card reports.
+
+    Parameters
+    ----------
+    curve
+        A column ``step`` or ``epoch``; every other column is one loss, such as ``training_loss``.
+    card
+        Model card: ``training.best_epoch`` is marked, ``mean_absolute_error`` (by forecast, or by forecast and kind
+        of series) is drawn; both may be absent.
+    settings
+        The ``figures`` section of the config.
+    title, subtitle
+        What was drawn.
+
+    Raises
+    ------
+    LaglensError
+        The table has no step column, no loss, or no row.
+    """
+    FigureSettings.parse(settings)
+    step, losses = _columns(curve)
+    errors = error_table(card)
+    note = _note(curve, card, step, errors)
+    with look():
+        figure = new_figure(TOP + HEIGHT + 0.62 + caption_height(note, WIDTH - 0.4))
+        write_title(figure, title, subtitle)
+        right = 3.0 if len(errors) else 0.2
+        axes = place(figure, 0.66, TOP, WIDTH - 0.66 - right, HEIGHT)
+        _draw_losses(axes, curve, step, losses, card.get("training", {}).get("best_epoch"))
+        if len(errors):
+            names = errors.columns if len(errors) == 1 else errors.index
+            labels = max(text_width(_plain(name), SMALL) for name in names)
+            left = WIDTH - right + 0.35 + labels
+            _draw_errors(place(figure, left, TOP, WIDTH - 0.2 - left, HEIGHT), errors)
+        caption(figure, 0.2, TOP + HEIGHT + 0.62, note, WIDTH - 0.4)
+    return figure
+
+
+def error_table(card: Mapping[str, Any]) -> pd.DataFrame:
+    """Mean absolute errors of a card, rows by kind of series, columns by forecast; empty where it has none."""
+    errors = card.get(ERRORS, {})
+    columns = {
+        name: pd.Series(value if isinstance(value, Mapping) else {"validation windows": value})
+        for name, value in errors.items()
+        if isinstance(value, (Mapping, float, int))
+    }
+    order = sorted(columns, key=lambda name: name != MODEL)
+    return pd.DataFrame(columns)[order].astype(float) if columns else pd.DataFrame()
+
+
+def _columns(curve: pd.DataFrame) -> tuple[str, list[str]]:
+    step = next((name for name in STEPS if name in curve), None)
+    if step is None:
+        raise LaglensError(f"the training curve has no column {' or '.join(STEPS)}; it has {', '.join(curve.columns)}")
+    losses = [str(name) for name in curve.columns if str(name).endswith("loss")]
+    if not losses or curve.empty:
+        raise LaglensError("the training curve holds no loss; train the model again")
+    return step, losses
+
+
+def _draw_losses(axes: Axes, curve: pd.DataFrame, step: str, losses: list[str], best: int | None) -> None:
+    at = curve[step].to_numpy(float)
+    if at[-1] / at[0] >= WIDE:
+        axes.set_xscale("log")
+    values = curve[losses].to_numpy(float)
+    if np.nanmin(values) > 0 and np.nanmax(values) / np.nanmin(values) > 3:
+        axes.set_yscale("log")
+    for name, colour, style in zip(losses, (ACCENT, SECOND, *CATEGORIES), ("-", (0, (5, 1.5)), *"-" * 8), strict=False):
+        axes.plot(at, curve[name], color=colour, linestyle=style, label=name.removesuffix("_loss").replace("_", " "))
+    if best is not None:
+        chosen = "validation_loss" if "validation_loss" in losses else losses[0]
+        height = float(curve.loc[curve[step] == best, chosen].iloc[0])
+        axes.axvline(best, color=MUTED, linewidth=0.6, linestyle=(0, (1, 2)))
+        axes.plot(best, height, "o", color=SECOND, markersize=4.5, label=f"kept: {step} {best}", linestyle="none")
+    if len(losses) > 1 or best is not None:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0.1, **LEGEND)
+    _tick(axes, at, values)
+    axes.set_xlabel(step)
+    axes.set_ylabel("loss")
+
+
+LEGEND: dict[str, Any] = {"fontsize": SMALL, "handlelength": 2.0, "columnspacing": 1.2, "handletextpad": 0.5}
+
+
+def _tick(axes: Axes, at: np.ndarray, values: np.ndarray) -> None:
+    for axis, data in ((axes.xaxis, at), (axes.yaxis, values)):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(FixedLocator(_round_steps(float(np.nanmin(data)), float(np.nanmax(data)))))
+            axis.set_minor_locator(NullLocator())
+        else:
+            axis.set_major_locator(MaxNLocator(6, integer=axis is axes.xaxis))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1e3 else number(value)))
+
+
+def _round_steps(low: float, high: float) -> list[float]:
+    """1, 2, 5 times powers of ten between two ends; powers alone beyond two decades."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    digits = (1, 2, 5) if high / low < 100 else (1,)
+    return [digit * 10.0**decade for decade in decades for digit in digits]
+
+
+def _draw_errors(axes: Axes, errors: pd.DataFrame) -> None:
+    """Dots by kind of series, one marker per forecast; a single kind becomes one named row per forecast."""
+    single = len(errors) == 1
+    rows = [_plain(name) for name in (errors.columns if single else errors.index)]
+    for index, name in enumerate(errors.columns):
+        at = index if single else np.arange(len(errors))
+        axes.plot(errors[name], at, linestyle="none", label=_plain(name), **_marker(index, name == MODEL))
+    longest = errors.iloc[0] if single else errors.max(axis=1)
+    axes.hlines(np.arange(len(rows)), 0, longest, color=FAINT, linewidth=0.6, zorder=0)
+    axes.set_xlim(0, float(np.nanmax(errors.to_numpy())) * 1.06)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.yaxis.set_major_locator(FixedLocator(range(len(rows))))
+    axes.set_yticklabels(rows, fontsize=SMALL)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("mean absolute error (sd)")
+    if not single:
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0.1, **LEGEND)
+
+
+def _marker(index: int, model: bool) -> dict[str, Any]:
+    if model:
+        return {"marker": "o", "color": ACCENT, "markersize": 6, "zorder": 3}
+    return {"marker": MARKERS[(index - 1) % len(MARKERS)], "color": FAINT, "markersize": 5, "markeredgecolor": MUTED}
+
+
+def _plain(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def _note(curve: pd.DataFrame, card: Mapping[str, Any], step: str, errors: pd.DataFrame) -> str:
+    size = f"{card['parameters']:,} parameters; " if "parameters" in card else ""
+    data = f"trained on: {card['data']}; " if "data" in card else ""
+    held_out = (
+        "Right: error over the horizon on data the model was not trained on, in standard deviations of the history, "
+        "beside forecasts that need no model."
+    )
+    return f"{size}{data}{len(curve)} points to {step} {int(curve[step].iloc[-1]):,}. {held_out if len(errors) else ''}"
