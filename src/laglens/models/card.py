@@ -3,64 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
-import xarray as xr
 from torch import nn
 
-from laglens.models.patch import PatchForecaster
 from laglens.models.pretraining import horizon_errors
 
-MIXTURE = "synthetic mixture: random harmonics, trends, noise, AR(1); see laglens.models.mixture"
+MIXTURE = "synthetic mixture of random harmonics, trends, noise and AR(1) series (laglens.models.mixture)"
 
 
 def model_card(
     model: nn.Module,
+    *,
+    name: str,
     architecture: str,
     options: Mapping[str, Any],
+    trained_on: str,
     training: Mapping[str, Any],
-    curve: xr.Dataset,
-    errors: Mapping[str, Any],
-    *,
-    data: str,
+    held_out_errors: Mapping[str, Any],
+    versions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Describe trained weights, JSON-native and the same for the same training.
+    """Describe trained weights: JSON-native, and the same for the same training.
 
     Parameters
     ----------
     options, training
         Keyword arguments of the class and of the training function.
-    errors
-        Mean absolute horizon error by forecast (and by evaluation set), in standard deviations of the history.
-    data
-        What it was trained on.
+    held_out_errors
+        Mean absolute horizon error by forecast, in standard deviations of the history.
+    versions
+        Of the packages that change the numbers.
     """
     return {
+        "name": name,
         "architecture": architecture,
         "options": dict(options),
         "history": model.history,
         "horizon": model.horizon,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "data": data,
+        "trained_on": trained_on,
         "training": dict(training),
-        "final_loss": {str(name): float(values[-1]) for name, values in curve.data_vars.items()},
-        "mean_absolute_error": dict(errors),
-        "torch": version("torch"),
+        "held_out_errors": dict(held_out_errors),
+        "versions": dict(versions),
     }
 
 
-def mixture_card(
-    model: PatchForecaster,
-    architecture: str,
-    options: Mapping[str, Any],
-    training: Mapping[str, Any],
-    curve: xr.Dataset,
-) -> dict[str, Any]:
-    """Card of a model trained on the mixture, judged on held-out series (see `horizon_errors`)."""
+def mixture_errors(model: nn.Module) -> dict[str, Any]:
+    """`horizon_errors` as a card holds them: ``{forecast: {kind of series: error}}``, four digits."""
     table = horizon_errors(model)
-    errors = {
-        str(forecast): {str(kind): round(float(table.sel(forecast=forecast, series_kind=kind)), 4) for kind in table.series_kind.values}
-        for forecast in table["forecast"].values
-    }
-    return model_card(model, architecture, options, training, curve, errors, data=MIXTURE)
+    return table.to_pandas().round(4).to_dict("index") | {"n_series": table.attrs["n_series"]}
