@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from laglens.errors import LaglensError
+from laglens.lags.pairs import PARTS
 from laglens.lags.peaks import profile_peaks
 
 AXES = ("part", "layer", "head", "lag")
@@ -67,7 +68,7 @@ NO_PERIOD = {"period": np.nan, "multiple": 0, "offset": np.nan, "testable": ""}
 
 
 def peaks_table(lags_tree: xr.DataTree) -> pd.DataFrame:
-    """Every peak of every head, those that stand out from the controls first.
+    """Every peak of every head: those that stand out from the controls first, of these the headline part first.
 
     Parameters
     ----------
@@ -90,7 +91,8 @@ def peaks_table(lags_tree: xr.DataTree) -> pd.DataFrame:
     """
     rows = [row for name, node in _stacks(lags_tree, "ratio") for row in _peak_rows(name, node, lags_tree.attrs)]
     table = pd.DataFrame(rows, columns=list(PEAK_COLUMNS)).astype(PEAK_COLUMNS)
-    return table.sort_values(["above", "z"], ascending=False, kind="stable", ignore_index=True)
+    order = table.assign(rank=table["part"].map(PARTS.index), above=~table["above"], z=-table["z"])
+    return table.loc[order.sort_values(["above", "rank", "z"], kind="stable").index].reset_index(drop=True)
 
 
 def changes_table(comparison_tree: xr.DataTree) -> pd.DataFrame:
