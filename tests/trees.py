@@ -209,3 +209,14 @@ def time_tree(
 def control_tree(*, replicates: int = 99, windows: int = 4, seed: int = 1, **options: Any) -> xr.DataTree:
     """The control of `time_tree` with the same options: each replicate averages `windows` maps without the lag."""
     return time_tree(samples=replicates, windows=windows, control="ar1", seed=seed, **options)
+
+
+def node_of(tree: xr.DataTree, name: str = "encoder") -> xr.Dataset:
+    """One stack of a tree, without what it inherits from the root."""
+    return tree.children[name].to_dataset(inherit=False)
+
+
+def with_maps(node: xr.Dataset, maps: Array) -> xr.Dataset:
+    """The node with other attention, `maps` ``(sample, layer, head, query, key)``; the labels are cut to fit."""
+    small = node.isel(sample=slice(maps.shape[0]), layer=slice(maps.shape[1]), head=slice(maps.shape[2]))
+    return small.assign(attention=(node["attention"].dims, maps.astype("float32")))
