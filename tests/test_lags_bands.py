@@ -8,7 +8,6 @@ from laglens.lags.bands import control_bands, leave_one_out_z, order_quantile, s
 from laglens.lags.peaks import profile_peaks, prominence_limit
 from laglens.lags.testability import testability
 
-
 # -- bands ---------------------------------------------------------------------------------------------------------
 
 
