@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from laglens.errors import LaglensError
 
 SHORTEST = 8  # samples; below it neither a period nor a lag can be spoken of
+ROUNDING = 1e-12  # of the largest value; less is not a change
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def checked(signal: xr.Dataset) -> xr.Dataset:
                 f"{which}: the value at time {bad[0]} is {values[bad[0]]} (as are {len(bad) - 1} more); "
                 "every value must be finite"
             )
-        if np.ptp(values) == 0:
+        if np.ptp(values) <= ROUNDING * np.abs(values).max():
             raise LaglensError(
                 f"{which}: every value is {values[0]:g}; a constant series has no lags, choose another or a longer one"
             )

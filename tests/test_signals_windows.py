@@ -1,0 +1,110 @@
+"""Windows are different, even and honest about what is unknown; controls share short memory and moments."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.tsa.stattools import acf
+
+from laglens.errors import LaglensError
+from laglens.signals.controls import make_control
+from laglens.signals.make import make_signal
+from laglens.signals.windows import windows
+
+
+def ramp(n_samples: int, length: int) -> xr.DataArray:
+    array = 1000.0 * np.arange(n_samples)[:, None] + np.arange(length)
+    return xr.DataArray(array, dims=("sample", "time"), coords={"sample": range(n_samples)})
+
+
+def test_windows_are_spread_over_time_and_run_past_the_end() -> None:
+    cut = windows(ramp(1, 309), history=256, horizon=128, n=16)
+    assert dict(cut.sizes) == {"sample": 16, "time": 384}
+    assert cut.start.values[0] == 0
+    assert set(np.diff(cut.start)) <= {3, 4}
+    for k, start in enumerate(cut.start.values):
+        known = cut.series[k, : 309 - start].values
+        np.testing.assert_array_equal(known, start + np.arange(len(known)))
+        assert np.isnan(cut.series[k, 309 - start :]).all()
+
+
+def test_windows_take_one_of_each_sample_first() -> None:
+    cut = windows(ramp(20, 400), history=256, horizon=128, n=16)
+    np.testing.assert_array_equal(cut.signal_sample, np.arange(16))
+    np.testing.assert_array_equal(cut.series[:, 0], 1000 * cut.signal_sample + cut.start)
+    assert set(np.diff(cut.start)) <= {9, 10}
+
+
+@given(
+    n_samples=st.integers(1, 6), spare=st.integers(0, 12), history=st.integers(1, 9), horizon=st.integers(0, 9),
+    n=st.integers(1, 60),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_windows_are_different_as_many_as_there_are_and_even(
+    n_samples: int, spare: int, history: int, horizon: int, n: int
+) -> None:
+    cut = windows(ramp(n_samples, history + spare), history, horizon, n)
+    pairs = set(zip(cut.signal_sample.values.tolist(), cut.start.values.tolist(), strict=True))
+    assert len(pairs) == cut.sizes["sample"] == min(n, n_samples * (spare + 1))
+    assert np.isfinite(cut.series[:, :history]).all()
+    per_sample = np.bincount(cut.signal_sample, minlength=n_samples)
+    assert np.ptp(per_sample) <= 1
+    per_start = np.bincount(cut.start, minlength=spare + 1)
+    assert np.ptp(per_start) <= 1
+
+
+def test_windows_of_replicates_are_those_of_each() -> None:
+    control = make_control(make_signal({"dataset": "sunspots"}), replicates=3)
+    together = windows(control.value, 256, 128, 5)
+    assert together.series.dims == ("replicate", "sample", "time")
+    for r in range(3):
+        xr.testing.assert_equal(together.isel(replicate=r), windows(control.value.isel(replicate=r), 256, 128, 5))
+
+
+def test_a_signal_too_short_for_the_model_is_named() -> None:
+    with pytest.raises(LaglensError, match=r"signal 'river': 100 samples are fewer than the history of 256"):
+        windows(make_signal({"dataset": "nile"}, name="river").value, 256, 128, 4)
+
+
+@pytest.mark.parametrize("coefficient", [0.9, 0.3, -0.6])
+def test_control_has_the_short_memory_mean_and_spread_of_each_sample(coefficient: float) -> None:
+    spec = {"generator": "heavy_tailed_ar1", "coefficient": coefficient, "length": 4000, "samples": 2}
+    signal = make_signal(spec) + xr.DataArray([0.0, 50.0], dims="sample")
+    control = make_control(signal.assign_attrs(name="x"), replicates=6, seed=1)
+    assert control.value.dims == ("replicate", "sample", "time")
+    assert dict(control.sizes) == {"replicate": 6, "sample": 2, "time": 4000}
+    np.testing.assert_allclose(control.attrs["coefficient"], coefficient, atol=0.05)
+    for moment in ("mean", "std"):
+        observed = getattr(signal.value, moment)("time")
+        np.testing.assert_allclose(getattr(control.value, moment)("time"), np.tile(observed, (6, 1)), atol=1e-9)
+    for k in range(2):
+        matched = [acf(control.value[r, k], nlags=3) for r in range(6)]
+        np.testing.assert_allclose(np.mean(matched, 0), control.attrs["coefficient"][k] ** np.arange(4), atol=0.03)
+    assert control.attrs["control"] == "ar1"
+
+
+def test_control_starts_in_its_stationary_state_and_loses_the_period() -> None:
+    signal = make_signal({"dataset": "elnino"})
+    control = make_control(signal, replicates=200)
+    spread = control.value.std(("replicate", "sample")).values
+    assert spread[:20].mean() == pytest.approx(spread[300:400].mean(), rel=0.15)
+    assert acf(signal.value[0], nlags=12)[12] > 0.6
+    assert abs(np.mean([acf(x[0], nlags=12)[12] for x in control.value.values]) - control.coefficient[0] ** 12) < 0.1
+
+
+def test_control_depends_on_seed_and_name_alone_and_keeps_replicates() -> None:
+    signal = make_signal({"dataset": "nile"}, name="nile")
+    three, five = make_control(signal, 3, seed=2), make_control(signal, 5, seed=2)
+    xr.testing.assert_equal(three, five.isel(replicate=slice(3)))
+    assert not make_control(signal, 3, seed=3).value.equals(three.value)
+    assert not make_control(signal.assign_attrs(name="other"), 3, seed=2).value.equals(three.value)
+
+
+def test_control_of_a_straight_line_or_of_nothing() -> None:
+    line = xr.Dataset({"value": (("sample", "time"), [np.arange(50.0), [1.0, -1.0] * 25])})
+    assert np.isfinite(make_control(line, 2).value).all()
+    with pytest.raises(LaglensError, match="sample 0 is constant or not finite"):
+        make_control(line * 0, 2)
+    with pytest.raises(LaglensError, match="0 control replicates: at least 1"):
+        make_control(line, 0)
