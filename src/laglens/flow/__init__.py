@@ -1,0 +1,1 @@
+"""How attention passes information through all layers."""

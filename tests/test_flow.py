@@ -1,0 +1,148 @@
+"""Rollout: identities, closed forms, an explicit product, planted lags, stacks in their order."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from trees import time_tree
+
+from laglens.errors import LaglensError
+from laglens.flow.lags import flow_table, rollout_lags
+from laglens.flow.rollout import FUSIONS, roll_out, rollout
+from laglens.store import read_tree, write_dataset, write_tree
+
+
+def random_maps(*shape: int, seed: int = 0) -> np.ndarray:
+    weights = np.random.default_rng(seed).exponential(size=shape) ** 3
+    return weights / weights.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("residual", [0.0, 0.3, 1.0])
+def test_rows_sum_to_one_whatever_the_fusion_even_when_rows_do_not(fusion: str, residual: float) -> None:
+    maps = 0.4 * random_maps(5, 3, 8, 8)
+    maps[2, 0, 4], maps[2, 1:, 4, 0] = 0, 1  # the minimum leaves this row without any mass
+    reached = rollout(maps, fusion=fusion, residual=residual)
+    assert reached.shape == (5, 8, 8)
+    np.testing.assert_allclose(reached.sum(-1), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_attention_to_oneself_stays_with_oneself(fusion: str) -> None:
+    maps = np.broadcast_to(np.eye(6), (4, 2, 6, 6))
+    np.testing.assert_array_equal(rollout(maps, fusion=fusion), np.broadcast_to(np.eye(6), (4, 6, 6)))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_uniform_attention_has_its_closed_form(fusion: str) -> None:
+    n = 7
+    reached = rollout(np.full((6, 3, n, n), 1 / n), fusion=fusion)
+    for depth, map_ in enumerate(reached, start=1):
+        expected = (1 - 2.0**-depth) / n + 2.0**-depth * np.eye(n)
+        np.testing.assert_allclose(map_, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_it_is_the_explicit_product_with_the_new_layer_on_the_left(fusion: str) -> None:
+    maps, w, n = random_maps(3, 4, 5, 5), 0.3, 5
+    explicit = []
+    for heads in maps:
+        fused = {"mean": heads.mean(0), "max": heads.max(0), "min": heads.min(0)}[fusion]
+        explicit.append(w * np.eye(n) + (1 - w) * fused / fused.sum(1)[:, None])
+    a, b, c = explicit
+    reached = rollout(maps, fusion=fusion, residual=w)
+    for found, expected in zip(reached, (a, b @ a, c @ (b @ a)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert np.abs(reached[2] - a @ b @ c).max() > 0.01
+
+
+def test_permuting_tokens_permutes_the_rollout_and_permuting_heads_does_nothing() -> None:
+    maps = random_maps(3, 4, 6, 6)
+    order = np.random.default_rng(1).permutation(6)
+    permuted = rollout(maps[:, ::-1][..., order, :][..., order])
+    np.testing.assert_allclose(permuted, rollout(maps)[..., order, :][..., order], rtol=1e-12)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("n", [1, 2])
+def test_windows_do_not_depend_on_each_other(n: int, fusion: str) -> None:
+    tree = time_tree(samples=5)
+    whole = roll_out(tree, fusion=fusion)
+    for first in range(0, 5, n):
+        alone = roll_out(tree.isel(sample=slice(first, first + n)), fusion=fusion)
+        np.testing.assert_array_equal(alone["rollout"], whole["rollout"][first : first + n])
+    np.testing.assert_allclose(whole["rollout"].mean("sample"), whole["rollout_mean"], rtol=1e-5)
+
+
+def test_the_decoder_follows_the_encoder_also_after_a_file_has_sorted_them(tmp_path) -> None:
+    tree = time_tree(history=32, horizon=16, step=4, lag=8, samples=2)
+    write_tree(tree, tmp_path / "time.zarr.zip")
+    flow = roll_out(read_tree(tmp_path / "time.zarr.zip"))
+    assert list(flow["stack"].values) == ["encoder", "encoder", "decoder"]
+    assert list(flow["stack_layer"].values) == [0, 1, 2]
+    both = np.concatenate([tree[name]["attention"].values[1] for name in ("encoder", "decoder")])
+    np.testing.assert_allclose(flow["rollout"][1], rollout(both), atol=1e-6)
+    xr.testing.assert_identical(flow, roll_out(tree))
+
+
+def test_special_tokens_are_left_out_of_the_rows_and_told() -> None:
+    plain, special = roll_out(time_tree(noise=0.1)), roll_out(time_tree(noise=0.1, special_mass=0.25))
+    np.testing.assert_allclose(special["rollout"], plain["rollout"], atol=1e-6)
+    np.testing.assert_allclose(special["special_mass"], 0.25, rtol=1e-6)
+    assert special["special_mass"].sizes == {"sample": 4, "layer": 3, "query": 48}
+
+
+def test_stacks_that_do_not_follow_each_other_are_refused() -> None:
+    tree = time_tree()
+    crossed = xr.DataTree.from_dict({"/": tree.to_dataset(), "/cross": tree["encoder"].to_dataset(inherit=False)})
+    with pytest.raises(LaglensError, match="this tree has 'cross'"):
+        roll_out(crossed)
+    other = time_tree(step=8)["decoder"].to_dataset(inherit=False)
+    mixed = xr.DataTree.from_dict(
+        {"/": tree.to_dataset(), "/encoder": tree["encoder"].to_dataset(inherit=False), "/decoder": other}
+    )
+    with pytest.raises(LaglensError, match="'decoder' has 24, the query axis of 'encoder' 48"):
+        roll_out(mixed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"fusion": "sum"}, "fusion 'sum' is not one of mean, max, min"), ({"residual": 1.2}, "residual is 1.2")],
+)
+def test_wrong_settings_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(LaglensError, match=message):
+        roll_out(time_tree(), **options)
+
+
+def test_the_lag_of_planted_heads_is_the_lag_of_the_rollout() -> None:
+    tree = time_tree(heads=("planted", "uniform"), lag=32, stacks={"encoder": (0,)}, strength=6)
+    lags = rollout_lags(roll_out(tree))
+    for part in ("history->history", "horizon->history"):
+        ratio = lags["ratio"].sel(part=part).isel(layer=-1)
+        ratio = ratio.where(ratio["lag"] > 0, drop=True)
+        assert ratio.idxmax("lag") == 32, part
+    uniform = rollout_lags(roll_out(time_tree(heads=("uniform",), noise=0.0), residual=0.0))["ratio"]
+    np.testing.assert_allclose(uniform.values[np.isfinite(uniform.values)], 1, rtol=1e-5)
+
+
+def test_two_layers_at_one_lag_reach_twice_as_far() -> None:
+    tree = time_tree(heads=("planted",), lag=16, stacks={"encoder": (0, 1)}, strength=np.inf, noise=0.0, horizon=32)
+    lags = rollout_lags(roll_out(tree))["ratio"].sel(part="history->history")
+    for layer, present, absent in ((0, [16], [32, 48]), (1, [16, 32], [48])):
+        assert (lags.sel(layer=layer, lag=present) > 1).all()
+        assert (lags.sel(layer=layer, lag=absent) == 0).all()
+
+
+def test_the_table_tells_the_last_layer_in_the_unit_of_the_signal(tmp_path) -> None:
+    tree = time_tree(samples=3)
+    tree.attrs["signal"] |= {"time_step": 0.5, "time_unit": "days"}
+    flow = roll_out(tree, fusion="max")
+    lags = rollout_lags(flow)
+    write_dataset(flow.merge(lags), tmp_path / "flow.zarr.zip")
+    table = flow_table(lags)
+    assert set(table["part"]) == set(lags["part"].values)
+    assert table["time_unit"].eq("days").all() and table["fusion"].eq("max").all() and table["n_windows"].eq(3).all()
+    np.testing.assert_array_equal(table["lag_time"], table["lag"] / 2)
+    row = table.set_index(["part", "lag"]).loc["horizon->history", 32.0]
+    here = lags.isel(layer=-1).sel(part="horizon->history", lag=32)
+    np.testing.assert_allclose(row[["ratio", "ratio_sd"]].astype(float), [here["ratio"], here["ratio_sd"]])
+    assert np.isfinite(table["ratio_sd"]).all()
