@@ -115,11 +115,11 @@ def labelled(
     return dataset
 
 
-def dated(signal: xr.Dataset, dates: NDArray[np.datetime64]) -> xr.Dataset:
-    """Add the coordinate ``date (time)``, unless the dates span more than 64 bits of nanoseconds: 292 years."""
-    if float(dates[-1].astype(np.float64)) - float(dates[0].astype(np.float64)) > np.iinfo(np.int64).max:
+def dated(signal: xr.Dataset, dates: NDArray[np.datetime64], name: str = "date", dim: str = "time") -> xr.Dataset:
+    """Add a coordinate of dates, unless they span more than 64 bits of nanoseconds can tell: 292 years."""
+    if np.ptp(dates.astype("datetime64[s]").astype(np.int64)) > np.iinfo(np.int64).max // 10**9:
         return signal
-    return signal.assign_coords(date=("time", dates))
+    return signal.assign_coords({name: (dim, dates)})
 
 
 def checked(signal: xr.Dataset) -> xr.Dataset:

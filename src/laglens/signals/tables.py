@@ -124,4 +124,4 @@ def _timed(signal: xr.Dataset, clock: Clock, starts: NDArray[np.int64] | None) -
         return signal if clock.dates is None else dated(signal, clock.dates)
     start = np.tile(starts, signal.sizes["sample"] // len(starts))
     signal = signal.assign_coords(start=("sample", start))
-    return signal if clock.dates is None else signal.assign_coords(start_date=("sample", clock.dates[start]))
+    return signal if clock.dates is None else dated(signal, clock.dates[start], "start_date", "sample")
