@@ -54,7 +54,7 @@ from laglens.figures.style import (
     write,
     write_title,
 )
-from laglens.figures.times import TimeUnit, period_step, unit_ticks
+from laglens.figures.times import TimeUnit, unit_ticks
 
 COLOURS = (ACCENT, SECOND)
 STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)))
@@ -184,9 +184,8 @@ class _Pair:
                 draw_margin(side, curves, self.history, axes.get_ylim(), upright=True)
 
     def _label_map(self, axes: Axes, column: int) -> None:
-        every = period_step([rhythm.samples for rhythm in self.known if rhythm.repeats], self.unit)
-        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-            unit_ticks(axis, self.unit, high - low, every=every, most=4)
+        for axis in (axes.xaxis, axes.yaxis):
+            unit_ticks(axis, self.unit, truth.periods_of(self.known), most=4)
         axes.spines[:].set_visible(False)
         axes.yaxis.tick_right()
         axes.set_xlabel(f"key time ({self.unit.name})")

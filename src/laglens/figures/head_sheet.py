@@ -29,16 +29,18 @@ from laglens.figures.reading import (
     null_sentence,
     require,
     stacks,
-    strongest_lag,
+    strongest_lags,
     weight_label,
     with_part,
 )
 from laglens.figures.settings import FigureSettings
 from laglens.figures.style import (
     ACCENT,
+    FAINT,
     INK,
     LABEL,
     MUTED,
+    OVERLAY,
     SMALL,
     WIDTH,
     caption,
@@ -49,12 +51,13 @@ from laglens.figures.style import (
     write,
     write_title,
 )
-from laglens.figures.times import TimeUnit, date_ticks, period_step, unit_ticks, window_dates
+from laglens.figures.times import TimeUnit, date_ticks, unit_ticks, window_dates
 
 LEFT, MAP, MARGIN, GAP = 0.86, 2.3, 0.38, 0.05  # inches
 LAG_LEFT, LAG_WIDTH = 4.25, 2.8
 HEADER, ROW_HEADER, ROW_FOOTER = 0.66, 0.66, 0.5
 BAR_LEFT = 5.5
+BEYOND = 0.6  # room for a horizon that is in no map
 ROW = ROW_HEADER + MAP + ROW_FOOTER
 
 
@@ -95,7 +98,7 @@ def draw_head_sheet(
     sheet = _Sheet(time_tree, lag_nodes, part, settings)
     with look():
         note = sheet.note(len(heads), sum(node.sizes["layer"] * node.sizes["head"] for node in lag_nodes.values()))
-        figure = new_figure(HEADER + ROW * len(heads) + 0.36 + caption_height(note, WIDTH - 0.4))
+        figure = new_figure(HEADER + ROW * len(heads) + 0.54 + caption_height(note, WIDTH - 0.4))
         write_title(figure, title, subtitle, BAR_LEFT - 0.4)
         norm, ends = map_norm(maps, settings), lag_panel.ratio_range(profiles)
         draw_colour_bar(figure, norm, BAR_LEFT, 0.28, WIDTH - 0.22 - BAR_LEFT, weight_label(time_tree))
@@ -104,8 +107,9 @@ def draw_head_sheet(
             sheet.draw_map(figure, top, f"{ascii_lowercase[row % 26]}  {head.label}", weights, norm)
             sheet.draw_lags(figure, top, profile, ends)
         bottom = HEADER + ROW * len(heads)
-        lag_panel.draw_legend(figure, 0.2, bottom + 0.12, confidence=sheet.confidence)
-        caption(figure, 0.2, bottom + 0.34, note, WIDTH - 0.4)
+        lag_panel.draw_legend(figure, 0.2, bottom + 0.12, sheet.map_keys())
+        lag_panel.draw_legend(figure, 0.2, bottom + 0.3, lag_panel.profile_keys(sheet.confidence))
+        caption(figure, 0.2, bottom + 0.52, note, WIDTH - 0.4)
     return figure
 
 
@@ -129,30 +133,34 @@ class _Sheet:
         draw_map(axes, weights, norm)
         outline_strongest(axes, weights, self.settings.top_overlay_percent)
         draw_border(axes, self.window.history)
-        upper = place(figure, LEFT, top + ROW_HEADER - GAP - MARGIN, MAP, MARGIN)
-        draw_margin(upper, self.window.curves, self.window.history, axes.get_xlim())
-        side = place(figure, LEFT - GAP - MARGIN, top + ROW_HEADER, MARGIN, MAP)
-        draw_margin(side, self.window.curves, self.window.history, axes.get_ylim(), upright=True)
+        ends, length = self._margin(axes.get_xlim())
+        upper = place(figure, LEFT, top + ROW_HEADER - GAP - MARGIN, length, MARGIN)
+        draw_margin(upper, self.window.curves, self.window.history, ends)
+        ends, length = self._margin(axes.get_ylim())
+        side = place(figure, LEFT - GAP - MARGIN, top + ROW_HEADER + MAP - length, MARGIN, length)
+        draw_margin(side, self.window.curves, self.window.history, ends, upright=True)
         self._label_map(figure, axes, top)
+
+    def _margin(self, span: tuple[float, float]) -> tuple[tuple[float, float], float]:
+        """Ends in samples and length in inches of a margin: that of the map, and of a horizon beyond its keys."""
+        low, high = span
+        per_inch = (high - low) / MAP
+        beyond = min(BEYOND, max(0.0, (self.window.series.size - 0.5 - high) / per_inch))
+        return (low, high + beyond * per_inch), MAP + beyond
 
     def _label_map(self, figure: Figure, axes: Axes, top: float) -> None:
         axes.yaxis.tick_right()
         axes.spines[:].set_visible(False)
         name = self.unit.name
         if self.dates is None:
-            every = period_step([r.samples for r in self.known if r.repeats], self.unit)
-            for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-                unit_ticks(axis, self.unit, high - low, every=every)
+            for axis in (axes.xaxis, axes.yaxis):
+                unit_ticks(axis, self.unit, truth.periods_of(self.known))
         else:
             name = date_ticks(axes.xaxis, self.dates) or "date"
             date_ticks(axes.yaxis, self.dates)
         axes.set_xlabel(f"key time ({name})")
         axes.set_ylabel(f"query time ({name})")
         axes.yaxis.set_label_coords(-(MARGIN + 2 * GAP) / MAP, 0.5)
-        right = LEFT + MAP + 0.06
-        write(figure, right, top + ROW_HEADER - 0.36, "series", fontsize=SMALL, color=INK)
-        write(figure, right, top + ROW_HEADER - 0.25, "truth", fontsize=SMALL, color=MUTED)
-        write(figure, right, top + ROW_HEADER - 0.14, "forecast", fontsize=SMALL, color=ACCENT)
 
     def draw_lags(self, figure: Figure, top: float, profile: xr.Dataset, ends: tuple[float, float]) -> None:
         tiers = truth.TIER * min(len(self.known), truth.ROWS)
@@ -168,13 +176,24 @@ class _Sheet:
 
     def _finding(self, profile: xr.Dataset) -> str:
         ratio = (profile["ratio"] / profile["limit"]).where(profile["lag"] != 0)
-        lag = strongest_lag(ratio)
+        lag = strongest_lags(ratio).item()
         zero = lag_panel.lag_zero(profile)
         if lag is None:
             finding = "no lag above the limit"
         else:
             finding = f"strongest at {self.unit.format(lag)}: {float(ratio.max()):.2g} × the limit"
         return f"{finding}; {zero}" if zero else finding
+
+    def map_keys(self) -> list[lag_panel.Key]:
+        keys: list[lag_panel.Key] = [
+            ({"color": INK, "linewidth": 0.8}, "series"),
+            ({"color": FAINT, "linewidth": 0.8}, "truth of the horizon"),
+            ({"color": ACCENT, "linewidth": 0.8}, "forecast"),
+            ({"color": MUTED, "linewidth": 0.7, "linestyle": (0, (4, 3))}, "horizon begins"),
+        ]
+        if percent := self.settings.top_overlay_percent:
+            keys.append(({"color": OVERLAY, "linewidth": 1.5}, f"strongest {percent:g} % of the cells"))
+        return keys
 
     def note(self, drawn: int, total: int) -> str:
         windows, index = self.tree.sizes["sample"], self.settings.window

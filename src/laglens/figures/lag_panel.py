@@ -13,8 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from laglens.figures.reading import require
 from laglens.figures.style import ACCENT, BAND, FAINT, INK, MUTED, SMALL, place, text_width
-from laglens.figures.times import TimeUnit, number, period_step, unit_ticks
-from laglens.figures.truth import Rhythm
+from laglens.figures.times import TimeUnit, number, unit_ticks
+from laglens.figures.truth import Rhythm, periods_of
 
 NEEDED = ("ratio", "band", "limit")
 LIMIT = (0, (2.5, 1.5))  # dashes
@@ -80,8 +80,7 @@ def style_lag_axes(axes: Axes, lag: np.ndarray, unit: TimeUnit, known: Sequence[
     step = float(np.min(np.diff(lag))) if lag.size > 1 else 1.0
     low, high = float(lag.min()), float(lag.max())
     axes.set_xlim(0 if low >= 0 else low - step / 2, high + step / 2)
-    every = period_step([r.samples for r in known if r.repeats and r.testable != "no"], unit)
-    unit_ticks(axes.xaxis, unit, high - min(low, 0), every=every, most=6)
+    unit_ticks(axes.xaxis, unit, periods_of(known))
     axes.set_xlabel(f"lag ({unit.name})" if low >= 0 else f"lag ({unit.name}; negative = key later than query)")
 
 
@@ -97,33 +96,34 @@ def style_ratio_axis(axes: Axes, ends: tuple[float, float]) -> None:
 
 
 def ratio_ticks(low: float, high: float) -> list[float]:
-    """Powers of 2, or of 10 beyond five octaves, between the ends of a ratio axis."""
-    base = 2.0 if high / low < 2**6 else 10.0
-    first, last = (np.log(end) / np.log(base) for end in (low, high))
-    return [float(base**power) for power in range(int(np.ceil(first)), int(np.floor(last)) + 1)]
+    """Round numbers between the ends of a ratio axis: powers of 2, or 1, 2, 5, or powers of 10 as it gets longer."""
+    if high / low < 2**6:
+        ticks = 2.0 ** np.arange(-20, 40)
+    else:
+        ticks = np.outer(10.0 ** np.arange(-6, 12), [1, 2, 5] if high / low < 1000 else [1]).ravel()
+    return [float(tick) for tick in ticks if low <= tick <= high]
 
 
-def draw_legend(figure: Figure, left: float, top: float, *, colour: str = ACCENT, confidence: float = 0.95) -> None:
-    """One line that names the marks of a lag profile, in inches from the upper left corner."""
-    axes = place(figure, left, top - 0.1, 7, 0.12, xlim=(0, 7), ylim=(0, 0.12))
-    axes.set_axis_off()
-    middle, share = 0.06, f"{100 * confidence:g} %"
-    entries = [
-        ("line", "this series; dot: above the limit"),
-        ("limit", f"null limit over all lags, {share}"),
-        ("band", f"null band at each lag, {share}"),
-        ("dotted", "true period"),
+Key = tuple[dict[str, Any], str]
+
+
+def profile_keys(confidence: float, colour: str = ACCENT) -> list[Key]:
+    """Legend of a lag profile."""
+    share = f"{100 * confidence:g} %"
+    return [
+        ({"color": colour, "marker": "o", "markersize": 3.6}, "this series; dot: above the limit"),
+        ({"color": MUTED, "linewidth": 0.8, "linestyle": LIMIT}, f"null limit over all lags, {share}"),
+        ({"color": BAND, "linewidth": 7}, f"null band at each lag, {share}"),
+        ({"color": MUTED, "linewidth": 0.8, "linestyle": (0, (1, 2))}, "true period"),
     ]
+
+
+def draw_legend(figure: Figure, left: float, top: float, keys: Sequence[Key]) -> None:
+    """One line of keys, each a short line and its name, in inches from the upper left corner."""
+    axes = place(figure, left, top - 0.1, 7, 0.12, xlim=(0, 7), ylim=(0, 1))
+    axes.set_axis_off()
     at = 0.0
-    for mark, label in entries:
-        if mark == "band":
-            axes.fill_between([at, at + 0.24], 0.01, 0.11, color=BAND, linewidth=0)
-        elif mark == "limit":
-            axes.plot([at, at + 0.24], [middle] * 2, color=MUTED, linewidth=0.8, linestyle=LIMIT)
-        elif mark == "dotted":
-            axes.plot([at + 0.12] * 2, [0, 0.12], color=MUTED, linewidth=0.6, linestyle=(0, (1, 2)))
-        else:
-            axes.plot([at, at + 0.24], [middle] * 2, color=colour)
-            axes.plot([at + 0.12], [middle], "o", color=colour, markersize=3.6)
-        axes.text(at + 0.3, middle, label, fontsize=SMALL, color=INK, va="center_baseline")
+    for style, label in keys:
+        axes.plot([at, at + 0.12, at + 0.24], [0.5] * 3, markevery=[1], solid_capstyle="butt", **style)
+        axes.text(at + 0.3, 0.5, label, fontsize=SMALL, color=INK, va="center_baseline")
         at += 0.3 + text_width(label, SMALL) + 0.22

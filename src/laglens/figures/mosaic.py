@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Self
 
 import matplotlib
@@ -20,7 +21,7 @@ from laglens.figures.reading import (
     headline_part,
     null_sentence,
     stacks,
-    strongest_lag,
+    strongest_lags,
     with_part,
 )
 from laglens.figures.settings import FigureSettings
@@ -60,15 +61,13 @@ def pool_max(maps: NDArray[Any], most: int = MOST_PIXELS) -> NDArray[Any]:
     """
     for axis in (-2, -1):
         size = maps.shape[axis]
-        block = -(-size // most)
-        if block > 1:
-            maps = np.maximum.reduceat(maps, np.arange(0, size, block), axis=axis)
+        if size <= most:
+            continue
+        first = np.arange(most) * size // most
+        last = np.append(first[1:], size) - 1
+        block = int((last - first).max()) + 1
+        maps = reduce(np.maximum, (maps.take(np.minimum(first + i, last), axis) for i in range(block)))
     return maps
-
-
-def pooled_side(side: int, most: int) -> int:
-    """Pixels that `pool_max` leaves of a side."""
-    return -(-side // -(-side // most))
 
 
 def shade(maps: NDArray[Any]) -> NDArray[np.uint8]:
@@ -148,7 +147,9 @@ def draw_mosaic(
     tiles = tile(rows, grid.gap)
     unit = TimeUnit.of(time_tree.attrs.get("signal", {}))
     lags = _strongest_lags(with_part(lag_nodes, part), maps)
-    note = _note(time_tree, next(iter(lag_nodes.values())).attrs, settings, part, unit)
+    longest = max(max(weights.shape[2:]) for weights in maps.values())
+    pooled = f"; {longest} times pooled to {grid.pixels} by their maximum" if longest > grid.pixels else ""
+    note = _note(time_tree, next(iter(lag_nodes.values())).attrs, part, settings.window, pooled)
     with look():
         high, wide = (size * grid.inch for size in tiles.image.shape)
         height = TOP + high + 0.2 + caption_height(note, WIDTH - 0.4)
@@ -171,7 +172,7 @@ class Grid:
     Attributes
     ----------
     pixels
-        Longest side of a pooled head.
+        Longest side of a head; where the tokens are more, they are pooled to at most `MOST_PIXELS`.
     zoom
         Figure pixels per pooled pixel.
     gap
@@ -192,9 +193,9 @@ class Grid:
         across = (WIDTH - LABELS - 0.2) / max(shape[1] for shape in shapes) - GAP
         down = TALLEST / sum(shape[0] for shape in shapes) - NUMBER
         room = max(12, int(min(across, down, LARGEST) * dpi))
-        most = min(MOST_PIXELS, room)
-        drawn = max(pooled_side(side, most) for shape in shapes for side in shape[2:])
-        zoom = max(1, room // drawn)
+        longest = max(side for shape in shapes for side in shape[2:])
+        most = longest if longest <= room else min(MOST_PIXELS, room)
+        zoom = max(1, room // most)
         return cls(most, zoom, (-(-round(NUMBER * dpi) // zoom), max(1, round(GAP * dpi / zoom))), dpi)
 
     @property
@@ -238,19 +239,20 @@ def _number_heads(axes: Axes, tiles: Tiles, lags: Sequence[float | None], unit: 
 
 def _strongest_lags(lags: Mapping[str, xr.Dataset], maps: Mapping[str, xr.DataArray]) -> list[float | None]:
     """The strongest lag above its limit of each head, in the order of the tiles."""
-    above = {name: excess(node) for name, node in lags.items()}
-    return [
-        strongest_lag(above[name].sel(layer=layer, head=head)) if name in above else None
-        for name, weights in maps.items()
-        for layer in weights["layer"].values
-        for head in weights["head"].values
-    ]
+    found: list[float | None] = []
+    for name, weights in maps.items():
+        if name in lags:
+            found.extend(strongest_lags(excess(lags[name])).ravel())
+        else:
+            found.extend([None] * (weights.sizes["layer"] * weights.sizes["head"]))
+    return found
 
 
-def _note(tree: xr.DataTree, attrs: Mapping[str, Any], settings: FigureSettings, part: str, unit: TimeUnit) -> str:
+def _note(tree: xr.DataTree, attrs: Mapping[str, Any], part: str, window: int, pooled: str) -> str:
+    unit = TimeUnit.of(tree.attrs.get("signal", {}))
     return (
-        f"Key time to the right, query time upwards; window {settings.window + 1} of {tree.sizes['sample']}. Each head "
-        f"on its own scale: square root of the weight, cut at its {CLIP:g} % point; long windows are pooled by their "
-        f"maximum. Number: the strongest lag ({unit.name}) from {part.replace('->', ' to ')} above the simultaneous "
-        f"limit ({null_sentence(attrs)}); – where no lag passes."
+        f"Key time to the right, query time upwards; window {window + 1} of {tree.sizes['sample']}. Each head on its "
+        f"own scale: square root of the weight, cut at its {CLIP:g} % point{pooled}. Number: the strongest lag "
+        f"({unit.name}) from {part.replace('->', ' to ')} above the simultaneous limit ({null_sentence(attrs)}); "
+        "– where no lag passes."
     )

@@ -150,12 +150,11 @@ def _find(label: str, heads: list[Head]) -> Head:
     raise LaglensError(f"figures.heads: no head {label!r} among {len(heads)}; the nearest is {near!r}")
 
 
-def strongest_lag(values: xr.DataArray) -> float | None:
-    """The lag with the largest excess where it passes the limit, else None; ``(lag,) -> samples``."""
-    excess_values = values.fillna(-np.inf)
-    if float(excess_values.max()) <= 1:
-        return None
-    return float(excess_values["lag"][int(excess_values.argmax("lag"))])
+def strongest_lags(values: xr.DataArray) -> np.ndarray:
+    """The lag with the largest excess where it passes the limit, else None: ``(..., lag) -> (...)`` in samples."""
+    above = values.transpose(..., "lag").fillna(-np.inf).values
+    strongest = values["lag"].values[above.argmax(-1)]
+    return np.where(above.max(-1) > 1, strongest.astype(object), None)
 
 
 def attention_map(node: xr.Dataset, window: int) -> xr.DataArray:

@@ -46,36 +46,38 @@ def number(value: float) -> str:
     return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
 
 
-def period_step(periods: Sequence[float], unit: TimeUnit) -> float | None:
-    """The longest known period, in units, where it is a whole number and so makes readable ticks."""
-    longest = max(periods, default=0.0) * unit.step
-    return float(round(longest)) if longest >= 2 and abs(longest - round(longest)) < 1e-6 else None
-
-
-def unit_ticks(axis: Axis, unit: TimeUnit, span: float, *, every: float | None = None, most: int = 6) -> None:
+def unit_ticks(axis: Axis, unit: TimeUnit, periods: Sequence[float] = (), *, most: int = 6) -> None:
     """Ticks of an axis that counts samples, labelled in units.
 
     Parameters
     ----------
     axis
-        The axis; its data are samples.
+        The axis, its limits set; its data are samples.
     unit
         What a sample stands for.
-    span
-        Length of the axis in samples.
-    every
-        Ticks at multiples of this many units where it gives at least two ticks: a known period.
+    periods
+        Known periods in samples. Ticks lie at multiples of the longest that is a whole number of units and fits
+        three times; else at round numbers.
     most
-        The largest number of ticks.
+        The largest number of steps between ticks.
     """
-    length = span * unit.step
+    low, high = (float(end) * unit.step for end in sorted(axis.get_view_interval()))
+    length = high - low
+    whole = [
+        period * unit.step for period in periods if _is_whole(period * unit.step) and 3 * period <= length / unit.step
+    ]
     locator: MaxNLocator | MultipleLocator = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
-    if every and length / every >= 1.5:
-        locator = MultipleLocator(every * max(1, int(np.ceil(length / every / most))))
-    low, high = sorted(axis.get_view_interval())
-    ticks = np.asarray(locator.tick_values(low * unit.step, high * unit.step)) / unit.step
-    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    if whole:
+        every = round(max(whole))
+        locator = MultipleLocator(every * int(np.ceil(length / every / most)))
+    ticks = np.asarray(locator.tick_values(low, high))
+    inside = ticks[(ticks >= low - 1e-9 * length) & (ticks <= high + 1e-9 * length)]
+    axis.set_major_locator(FixedLocator(list(inside / unit.step)))
     axis.set_major_formatter(FuncFormatter(lambda samples, _: unit.number(samples)))
+
+
+def _is_whole(value: float) -> bool:
+    return value >= 2 and abs(value - round(value)) < 1e-6
 
 
 def window_dates(tree: xr.DataTree, window: int) -> np.ndarray | None:
@@ -104,6 +106,9 @@ def date_ticks(axis: Axis, dates: np.ndarray, *, most: int = 5) -> str:
     low, high = np.interp(sorted(axis.get_view_interval()), np.arange(days.size), days)
     locator = AutoDateLocator(minticks=2, maxticks=most)
     values = [value for value in locator.tick_values(num2date(low), num2date(high)) if low <= value <= high]
+    # Every fourth day ends a month with the 29th right before the 1st: one of the two would hide the other.
+    steps = np.diff([*values, np.inf])
+    values = [value for value, step in zip(values, steps, strict=True) if step > 0.6 * np.median(steps)]
     formatter = ConciseDateFormatter(locator)
     labels = formatter.format_ticks(values)
     axis.set_major_locator(FixedLocator(np.interp(values, days, np.arange(days.size))))

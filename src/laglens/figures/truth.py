@@ -14,7 +14,7 @@ from laglens.figures.times import TimeUnit
 
 TIER = 0.125  # inches between two rows of labels above an axes
 ROWS = 3
-CLOSEST = 0.07  # inches: harmonics nearer than this would only be a grey raster
+CLOSEST = 0.2  # inches: multiples nearer than this would be a raster without names; the period alone is drawn
 DOTTED: dict[str, Any] = {"linewidth": 0.6, "linestyle": (0, (1, 2)), "zorder": 1.5}
 NOTES = {"yes": (), "coarse": ("under 4 tokens: read with care",), "no": ("under 2 tokens: not testable",)}
 
@@ -86,6 +86,11 @@ def _notes(entry: Mapping[str, Any], part: str) -> tuple[str, ...]:
     only = (f"{signals[0]} only",) if len(signals) == 1 else ()
     far = entry["testable"] != "no" and part not in entry.get("parts", [part])
     return (*only, *NOTES[entry["testable"]], *(("outside the measured lags",) if far else ()))
+
+
+def periods_of(known: Sequence[Rhythm]) -> list[float]:
+    """The periods that tokens can resolve, in samples."""
+    return [rhythm.samples for rhythm in known if rhythm.repeats and rhythm.testable != "no"]
 
 
 def describe(known: Sequence[Rhythm], unit: TimeUnit, samples_per_token: float) -> str:
