@@ -82,7 +82,8 @@ def test_requirements_and_project_metadata_ask_for_the_same():
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("src", []), ("scripts", []), ("benchmarks", ["workflow"]), ("tests", ["workflow", "test"])]
+    ("folder", "extras"),
+    [("src", []), ("scripts", []), ("benchmarks", ["workflow", "test"]), ("tests", ["workflow", "test"])],
 )
 def test_imports_are_declared(folder, extras):
     project = PROJECT["project"]
