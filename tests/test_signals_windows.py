@@ -1,5 +1,7 @@
 """Windows are different, even and honest about what is unknown; controls share short memory and moments."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,6 +13,7 @@ from laglens.errors import LaglensError
 from laglens.signals.controls import make_control
 from laglens.signals.make import make_signal
 from laglens.signals.windows import windows
+from laglens.store import read_dataset, write_dataset
 
 
 def ramp(n_samples: int, length: int) -> xr.DataArray:
@@ -34,6 +37,17 @@ def test_windows_take_one_of_each_sample_first() -> None:
     np.testing.assert_array_equal(cut.signal_sample, np.arange(16))
     np.testing.assert_array_equal(cut.series[:, 0], 1000 * cut.signal_sample + cut.start)
     assert set(np.diff(cut.start)) <= {9, 10}
+
+
+def test_windows_have_the_dates_of_their_samples(tmp_path: Path) -> None:
+    signal = make_signal({"dataset": "elnino"})
+    cut = windows(signal.value, history=256, horizon=500, n=3)
+    for k, start in enumerate(cut.start.values):
+        np.testing.assert_array_equal(cut.date[k, : 732 - start], signal.date[start:][:756])
+        assert np.isnat(cut.date[k, 732 - start :]).all()
+    write_dataset(cut, tmp_path / "windows.zarr.zip")
+    xr.testing.assert_identical(read_dataset(tmp_path / "windows.zarr.zip"), cut)
+    assert "date" not in make_control(signal, 2).coords
 
 
 @given(

@@ -13,6 +13,7 @@ from laglens.errors import LaglensError
 from laglens.signals.streams import stream
 
 LARGEST = 1 - 1e-6  # coefficient; a straight line or an alternating series would give 1
+KEPT = ("sample", "time", "column", "start")
 
 
 def make_control(signal: xr.Dataset, replicates: int, seed: int = 0) -> xr.Dataset:
@@ -49,7 +50,8 @@ def make_control(signal: xr.Dataset, replicates: int, seed: int = 0) -> xr.Datas
     noise = [_replicate(observed.values, coefficient, np.random.default_rng(child)) for child in children]
     return xr.Dataset(
         {"value": (("replicate", "sample", "time"), np.stack(noise), observed.attrs)},
-        coords={"replicate": np.arange(replicates)} | dict(observed.coords),
+        # Noise has no dates.
+        coords={"replicate": np.arange(replicates)} | {c: observed[c].variable for c in observed.coords if c in KEPT},
         attrs=signal.attrs | {"control": "ar1", "coefficient": coefficient},
     )
 

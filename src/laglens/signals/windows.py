@@ -27,7 +27,8 @@ def windows(value: xr.DataArray, history: int, horizon: int, n: int) -> xr.Datas
     -------
     xr.Dataset
         ``series (sample, time)`` with `history` + `horizon` samples in time, and for every window the sample of
-        the signal it comes from, ``signal_sample``, and where it begins there, ``start``.
+        the signal it comes from, ``signal_sample``, and where it begins there, ``start``. Where the signal has
+        dates, ``date (sample, time)``, NaT past its end.
 
     Raises
     ------
@@ -46,18 +47,17 @@ def windows(value: xr.DataArray, history: int, horizon: int, n: int) -> xr.Datas
     i = np.arange(min(n, n_samples * n_starts))
     # Each start is used by at most n_samples neighbouring windows, so that no window comes twice.
     start, sample = i * n_starts // len(i), i % n_samples
-    padded = value.drop_vars([c for c in value.coords if {"sample", "time"} & set(value[c].dims)])
-    padded = padded.pad(time=(0, horizon), constant_values=np.nan)
-    cut = padded.isel(
-        sample=xr.DataArray(sample, dims="sample"),
-        time=xr.DataArray(start[:, None] + np.arange(history + horizon), dims=("sample", "time")),
-    )
-    return xr.Dataset(
-        {"series": cut.transpose(..., "sample", "time")},
-        coords={
-            "sample": i,
-            "time": np.arange(history + horizon),
-            "signal_sample": ("sample", value["sample"].values[sample] if "sample" in value.coords else sample),
-            "start": ("sample", start),
-        },
-    )
+    within = xr.DataArray(start[:, None] + np.arange(history + horizon), dims=("sample", "time"))
+    bare = value.drop_vars([c for c in value.coords if {"sample", "time"} & set(value[c].dims)])
+    cut = bare.pad(time=(0, horizon), constant_values=np.nan)
+    cut = cut.isel(sample=xr.DataArray(sample, dims="sample"), time=within).transpose(..., "sample", "time")
+    coords = {
+        "sample": i,
+        "time": np.arange(history + horizon),
+        "signal_sample": ("sample", value["sample"].values[sample] if "sample" in value.coords else sample),
+        "start": ("sample", start),
+    }
+    if "date" in value.coords:
+        dates = np.concatenate([value["date"].values, np.full(horizon, np.datetime64("NaT"), "datetime64[ns]")])
+        coords["date"] = (("sample", "time"), dates[within.values])
+    return xr.Dataset({"series": cut}, coords=coords)
