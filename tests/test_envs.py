@@ -19,6 +19,7 @@ from make_conda import conda, pins  # noqa: E402
 from make_lock import lock  # noqa: E402
 
 PLACES = ("tests", "scripts", "benchmarks", "envs", "docs")
+DISTRIBUTIONS = packages_distributions()
 LOCK = (ROOT / "envs/lock.txt").read_text("utf-8")
 PINS = {canonicalize_name(name): number for name, number in (pin.split("==") for pin in pins(LOCK))}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -58,12 +59,11 @@ def third_party(folder: str) -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names.add(node.module.partition(".")[0])
-    own = {path.stem for place in PLACES for path in (ROOT / place).glob("*.py")} | {"laglens"}
-    distributions = packages_distributions()
+    own = {path.stem for place in PLACES for path in (ROOT / place).glob("*.py")} | {"laglens", *PLACES}
     outside = names - own - sys.stdlib_module_names
-    missing = outside - distributions.keys()
+    missing = outside - DISTRIBUTIONS.keys()
     assert not missing, f"{folder} imports {missing}, which nothing installed provides"
-    return {canonicalize_name(distributions[name][0]) for name in outside}
+    return {canonicalize_name(DISTRIBUTIONS[name][0]) for name in outside}
 
 
 def test_lock_is_what_its_requirements_reach_and_nothing_else():
@@ -81,14 +81,13 @@ def test_requirements_and_project_metadata_ask_for_the_same():
     assert {str(requirement) for requirement in WRITTEN} == {str(requirement) for requirement in declared()}
 
 
-@pytest.mark.parametrize(
-    ("folder", "extras"),
-    [("src", []), ("scripts", []), ("benchmarks", ["workflow", "test"]), ("tests", ["workflow", "test"])],
-)
-def test_imports_are_declared(folder, extras):
+@pytest.mark.parametrize("folder", ["src", "scripts", "benchmarks", "docs", "envs", "tests"])
+def test_imports_are_declared(folder):
     project = PROJECT["project"]
-    texts = project["dependencies"] + [text for extra in extras for text in project["optional-dependencies"][extra]]
-    assert third_party(folder) <= {canonicalize_name(Requirement(text).name) for text in texts}
+    shipped = folder in ("src", "scripts")
+    extras = [] if shipped else [text for extra in project["optional-dependencies"].values() for text in extra]
+    allowed = {canonicalize_name(Requirement(text).name) for text in project["dependencies"] + extras}
+    assert third_party(folder) <= allowed
 
 
 def test_lock_text_is_canonical():
