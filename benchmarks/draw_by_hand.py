@@ -15,10 +15,8 @@ from matplotlib.figure import Figure
 
 from laglens.config.load import canonical, load_study
 from laglens.config.study import Study
-from laglens.figures.difference import draw_difference
-from laglens.figures.head_sheet import draw_head_sheet
-from laglens.figures.lag_strip import draw_lag_strip
-from laglens.figures.mosaic import draw_mosaic
+from laglens.figures.comparison import draw_comparison
+from laglens.figures.run import draw_run
 from laglens.figures.style import render
 from laglens.store import read_tree
 
@@ -36,14 +34,13 @@ def draw(study: Study, target: Path) -> None:
     for model, signal in study.pairs:
         settings = config["figures"] | {"heads": config["models"][model]["drawn_heads"]}
         time, lags = (read_tree(f"results/{stage}/{model}/{signal}.zarr.zip") for stage in ("time", "lags"))
-        names = {"title": signal, "subtitle": model}
-        save(draw_head_sheet(time, lags, settings, **names), target / model / signal / "head_sheet", settings)
-        save(draw_mosaic(time, lags, settings, **names), target / model / signal / "mosaic", settings)
-        save(draw_lag_strip(lags, settings, **names), target / model / signal / "lag_strip", settings)
+        for name, figure in draw_run(time, lags, settings, title=signal, subtitle=model).items():
+            save(figure, target / model / signal / name, settings)
     for name, comparison in config["comparisons"].items():
-        settings = config["figures"] | {"heads": comparison["drawn_heads"]}
-        tree = read_tree(f"results/comparisons/{name}.zarr.zip")
-        figure = draw_difference(tree, settings, title=name, subtitle=comparison["model"])
+        model, settings = comparison["model"], config["figures"] | {"heads": comparison["drawn_heads"]}
+        paths = [f"comparisons/{name}", *(f"time/{model}/{signal}" for signal in comparison["signals"])]
+        tree, a, b = (read_tree(f"results/{path}.zarr.zip") for path in paths)
+        figure = draw_comparison(tree, a, b, settings, title=name, subtitle=model)
         save(figure, target / "comparisons" / name, settings)
 
 
