@@ -10,8 +10,24 @@ from torch import nn
 from laglens.models.registry import build_model
 
 TINY: dict[str, dict] = {
-    "image": {"history": 32, "horizon": 16, "patch": 4, "width": 16, "heads": 2, "encoder_depth": 2, "decoder_depth": 1},
-    "numeric": {"history": 32, "horizon": 16, "patch": 4, "width": 16, "heads": 2, "encoder_depth": 2, "decoder_depth": 1},
+    "image": {
+        "history": 32,
+        "horizon": 16,
+        "patch": 4,
+        "width": 16,
+        "heads": 2,
+        "encoder_depth": 2,
+        "decoder_depth": 1,
+    },
+    "numeric": {
+        "history": 32,
+        "horizon": 16,
+        "patch": 4,
+        "width": 16,
+        "heads": 2,
+        "encoder_depth": 2,
+        "decoder_depth": 1,
+    },
     "encoder": {"history": 24, "horizon": 6, "width": 16, "heads": 2, "feedforward": 32},
 }
 

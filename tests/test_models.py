@@ -128,9 +128,11 @@ def test_the_learning_rate_rises_holds_and_falls() -> None:
 def test_evaluation_sets_have_their_period_and_unit_scale() -> None:
     for kind in EVALUATION_KINDS:
         series, periods = evaluation_set(kind, 40, 384, np.random.default_rng(0))
-        assert ((24 <= periods) & (periods <= 100)).all()
+        assert ((periods >= 24) & (periods <= 100)).all()
         if kind != "two_periods":
-            shifted = [np.interp(np.arange(100, 250) + p, np.arange(384), x) for p, x in zip(periods, series, strict=True)]
+            shifted = [
+                np.interp(np.arange(100, 250) + p, np.arange(384), x) for p, x in zip(periods, series, strict=True)
+            ]
             assert np.abs(np.array(shifted) - series[:, 100:250]).mean() < 0.1
     with pytest.raises(ValueError, match="'sines' is not one of sine, harmonic, two_periods"):
         evaluation_set("sines", 1, 10, np.random.default_rng(0))
@@ -206,7 +208,9 @@ def test_weights_and_card_restore_the_model(architecture: str, tmp_path: Path) -
     )
     assert json.loads(json.dumps(card)) == card
     store.write_weights(model.state_dict(), card, tmp_path / "m.safetensors")
-    restored = restore_model(store.read_card(tmp_path / "m.safetensors"), store.read_weights(tmp_path / "m.safetensors"))
+    restored = restore_model(
+        store.read_card(tmp_path / "m.safetensors"), store.read_weights(tmp_path / "m.safetensors")
+    )
     history = torch.randn(2, model.history, dtype=torch.float64)
     with torch.no_grad():
         assert torch.equal(restored(history), model(history))

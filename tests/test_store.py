@@ -53,6 +53,13 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.zarr.zip").read_bytes() != (tmp_path / "b.zarr.zip").read_bytes()
 
 
+def test_dates_of_three_centuries_and_gaps_in_them_survive(tmp_path: Path) -> None:
+    dates = np.array([f"{year}-12-31" for year in range(1700, 2009)] + ["NaT", "2020-05-01T12:30:15.123456"])
+    dataset = xr.Dataset(coords={"date": ("time", dates.astype("datetime64[ns]"))})
+    store.write_dataset(dataset, tmp_path / "a.zarr.zip")
+    xr.testing.assert_identical(store.read_dataset(tmp_path / "a.zarr.zip"), dataset)
+
+
 @pytest.mark.parametrize(
     ("tokens", "chunks"), [(20, (3, 1, 4, 20, 20)), (200, (1, 1, 4, 200, 200)), (1100, (1, 1, 1, 1100, 1100))]
 )

@@ -47,8 +47,9 @@ def write_tree(tree: xr.DataTree, path: str | Path) -> None:
     def write(folder: Path) -> None:
         tree.to_zarr(folder, zarr_format=3, consolidated=False, write_inherited_coords=False, encoding=encoding)
         with xr.open_datatree(folder, engine="zarr", consolidated=False, chunks=None) as written:
-            for node in tree.subtree:
-                _verify(node.to_dataset(inherit=False), written[node.path].to_dataset(inherit=False), path)
+            back = dict(written.subtree_with_keys)
+            for name, node in tree.subtree_with_keys:
+                _verify(node.to_dataset(inherit=False), back[name].to_dataset(inherit=False), path)
 
     _write_zip(write, Path(path))
 
@@ -61,8 +62,10 @@ def read_tree(path: str | Path) -> xr.DataTree:
     LaglensError
         The file is missing, truncated or damaged.
     """
-    with _opened(path) as store, xr.open_datatree(store, engine="zarr", consolidated=False, chunks=None) as tree:
-        return tree.load()
+    with _opened(path) as store:
+        # The annotation omits zarr stores.
+        with xr.open_datatree(store, engine="zarr", consolidated=False, chunks=None) as tree:  # type: ignore[arg-type]
+            return tree.load()
 
 
 def write_dataset(dataset: xr.Dataset, path: str | Path) -> None:
@@ -89,7 +92,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         The file is missing, of another kind, or cannot be parsed.
     """
     path = Path(path)
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
     if path.suffix.lower() not in readers:
         raise LaglensError(f"{path}: a table is read from {' or '.join(readers)}, not from '{path.suffix}'")
     if not path.is_file():
@@ -231,6 +234,9 @@ def _encodings(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
     compressor = BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")
     encodings: dict[str, dict[str, Any]] = {}
     for name, variable in dataset.variables.items():
+        if variable.dtype.kind == "M":
+            # xarray would count from the first date, in nanoseconds: too far for series of 300 years.
+            encodings[str(name)] = {"units": "microseconds since 1970-01-01", "dtype": "int64"}
         if variable.dtype.kind in "fiub" and variable.ndim:
             encodings[str(name)] = {"compressors": (compressor,), "chunks": _chunks(variable)}
     return encodings

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -100,7 +101,9 @@ def attention_weights(
     return score.softmax(-1).masked_fill(empty, 0.0)
 
 
-def read_attention(model: nn.Module, *inputs: Any, certify: bool = True, **options: Any) -> tuple[Any, AttentionCapture]:
+def read_attention(
+    model: nn.Module, *inputs: Any, certify: bool = True, **options: Any
+) -> tuple[Any, AttentionCapture]:
     """Run ``model(*inputs, **options)`` without gradients; return its output and the capture with its ``records``.
 
     Parameters
@@ -246,7 +249,7 @@ class AttentionCapture(TorchFunctionMode):
         call.apply_defaults()
         wanted, average = call.arguments["need_weights"], call.arguments["average_attn_weights"]
         call.arguments["need_weights"] = False  # with weights torch leaves SDPA and nothing can be certified
-        F.scaled_dot_product_attention = lambda *a, **k: self._sdpa(*a, **k, source="mha")
+        F.scaled_dot_product_attention = partial(self._sdpa, source="mha")
         try:
             output, _ = MHA(*call.args, **call.kwargs)
         finally:
@@ -299,7 +302,7 @@ class AttentionCapture(TorchFunctionMode):
 
 
 def _inside(module: str, parent: str) -> bool:
-    return parent == "" or module == parent or module.startswith(f"{parent}.")
+    return parent in ("", module) or module.startswith(f"{parent}.")
 
 
 def _repeat_groups(tensor: Tensor, query: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from laglens.attention.capture import Record, read_attention
 from laglens.errors import LaglensError
+from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import PARTS, Stack, TokenMap
 from laglens.progress import track
 
@@ -21,7 +22,7 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 def attention_tree(
-    model: nn.Module,
+    model: Forecaster,
     windows: xr.Dataset,
     *,
     dtype: str = "float16",
@@ -58,7 +59,8 @@ def attention_tree(
     model = model.eval().to(device)
     n, stacks = len(history), model.stacks
     parts: dict[str, list[dict[str, NDArray]]] = {stack.name: [] for stack in stacks}
-    forecasts, certificate = [], {}
+    forecasts: list[NDArray] = []
+    certificate: dict[str, Any] = {}
     starts = range(0, n, batch)
     for first in track(starts, "capturing attention", total=len(starts)):
         inputs = torch.from_numpy(history[first : first + batch]).to(device)
@@ -75,7 +77,7 @@ def attention_tree(
     return xr.DataTree.from_dict({"/": root, **nodes})
 
 
-def _history(model: nn.Module, windows: xr.Dataset) -> NDArray[np.float64]:
+def _history(model: Forecaster, windows: xr.Dataset) -> NDArray[np.float64]:
     series = windows["series"].transpose("sample", "time").values
     if series.shape[1] < model.history:
         raise LaglensError(f"the model needs {model.history} samples of history, the windows have {series.shape[1]}")
@@ -95,7 +97,9 @@ def _stack_arrays(stack: Stack, records: list[Record], dtype: torch.dtype) -> di
     expected = (len(stack.query), len(stack.key))
     wrong = [name for name, w in zip(stack.layers, layers, strict=True) if tuple(w.shape[-2:]) != expected]
     if wrong:
-        raise LaglensError(f"stack '{stack.name}': the token map has {expected} tokens, the weights of {wrong[0]} do not")
+        raise LaglensError(
+            f"stack '{stack.name}': the token map has {expected} tokens, the weights of {wrong[0]} do not"
+        )
     weights = torch.stack(layers, dim=1).float()
     statistics = row_statistics(weights)
     # torch casts to half some 20 times faster than numpy when most weights are subnormal.

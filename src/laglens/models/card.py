@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
+from laglens.models.forecaster import Forecaster
 from laglens.models.pretraining import horizon_errors
 
 MIXTURE = "synthetic mixture of random harmonics, trends, noise and AR(1) series (laglens.models.mixture)"
 
 
 def model_card(
-    model: nn.Module,
+    model: Forecaster,
     *,
     name: str,
     architecture: str,
@@ -48,7 +47,11 @@ def model_card(
     }
 
 
-def mixture_errors(model: nn.Module) -> dict[str, Any]:
+def mixture_errors(model: Forecaster) -> dict[str, Any]:
     """`horizon_errors` as a card holds them: ``{forecast: {kind of series: error}}``, four digits."""
     table = horizon_errors(model)
-    return table.to_pandas().round(4).to_dict("index") | {"n_series": table.attrs["n_series"]}
+    errors = {
+        str(forecast): {str(row["series_kind"].item()): round(row.item(), 4) for row in table.sel(forecast=forecast)}
+        for forecast in table["forecast"].values
+    }
+    return errors | {"n_series": table.attrs["n_series"]}

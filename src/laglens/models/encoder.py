@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from laglens.models.scaling import scale_by_history
+from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack, TokenMap
 
-LIMIT = 8.0  # normalised values are clipped to +- this many standard deviations
 
-
-class EncoderForecaster(nn.Module):
+class EncoderForecaster(Forecaster):
     """`nn.TransformerEncoder` (post-norm, ReLU) on single samples; the last token forecasts the whole horizon.
 
     Parameters
@@ -22,7 +20,7 @@ class EncoderForecaster(nn.Module):
         As in `nn.TransformerEncoderLayer`.
     """
 
-    trained_on = "signal"
+    limit = 8.0
 
     def __init__(
         self,
@@ -50,19 +48,10 @@ class EncoderForecaster(nn.Module):
         layers = tuple(f"encoder.layers.{i}.self_attn" for i in range(len(self.encoder.layers)))
         return (Stack("encoder", layers, tokens, tokens),)
 
-    def normalise(self, series: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `scale_by_history`."""
-        return scale_by_history(series, self.history, LIMIT)
-
     def scaled_forecast(self, history: Tensor) -> Tensor:
         """Normalised history to normalised forecast: ``(batch, history) -> (batch, horizon)``."""
         tokens = self.embed(history[..., None]) + self.position
         return self.head(self.encoder(tokens)[:, -1])
-
-    def forward(self, history: Tensor) -> Tensor:
-        """Forecast: ``(batch, history) -> (batch, horizon)``, in the units of the input."""
-        scaled, mean, sd = self.normalise(history)
-        return self.scaled_forecast(scaled).double() * sd + mean
 
     def loss(self, series: Tensor) -> Tensor:
         """Mean squared error over the horizon of whole series ``(batch, history + horizon)``, normalised."""

@@ -8,9 +8,10 @@ import logging
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
 from laglens.errors import LaglensError
+from laglens.models.forecaster import Forecaster
 from laglens.models.naive import seasonal_naive
 from laglens.progress import track
 
@@ -56,7 +57,7 @@ def split_windows(
 
 
 def fit_on_signal(
-    model: nn.Module,
+    model: Forecaster,
     values: xr.DataArray,
     *,
     epochs: int = 40,
@@ -108,15 +109,16 @@ def fit_on_signal(
                 break
     model.load_state_dict(best_state)
     model.eval()
+    training_loss, validation_loss = np.transpose(losses)
     return xr.Dataset(
-        {name: ("epoch", column) for name, column in zip(("training_loss", "validation_loss"), np.transpose(losses))},
+        {"training_loss": ("epoch", training_loss), "validation_loss": ("epoch", validation_loss)},
         coords={"epoch": np.arange(1, len(losses) + 1)},
         attrs={"best_epoch": best + 1},
     )
 
 
 def validation_errors(
-    model: nn.Module, values: xr.DataArray, *, validation: float = 0.2, stride: int = 1, period: float | None = None
+    model: Forecaster, values: xr.DataArray, *, validation: float = 0.2, stride: int = 1, period: float | None = None
 ) -> dict[str, float]:
     """Mean absolute horizon error on the validation windows, in standard deviations of their history.
 
@@ -137,7 +139,7 @@ def validation_errors(
     return {name: float(np.abs(forecast - future).mean()) for name, forecast in forecasts.items()}
 
 
-def _epoch(model: nn.Module, optimiser: torch.optim.Optimizer, windows: Tensor, batches: tuple[Tensor, ...]) -> float:
+def _epoch(model: Forecaster, optimiser: torch.optim.Optimizer, windows: Tensor, batches: tuple[Tensor, ...]) -> float:
     model.train()
     total = 0.0
     for rows in batches:
@@ -150,6 +152,6 @@ def _epoch(model: nn.Module, optimiser: torch.optim.Optimizer, windows: Tensor, 
 
 
 @torch.no_grad()
-def _validate(model: nn.Module, windows: Tensor) -> float:
+def _validate(model: Forecaster, windows: Tensor) -> float:
     model.eval()
     return sum(model.loss(part).item() * len(part) for part in windows.split(256)) / len(windows)

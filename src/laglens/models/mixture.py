@@ -25,9 +25,7 @@ def unit_sd(series: NDArray[np.float64]) -> NDArray[np.float64]:
     return series / series.std(-1, keepdims=True)
 
 
-def random_waves(
-    periods: NDArray[np.float64], length: int, rng: Generator, *, orders: int = 4
-) -> NDArray[np.float64]:
+def random_waves(periods: NDArray[np.float64], length: int, rng: Generator, *, orders: int = 4) -> NDArray[np.float64]:
     """Periodic series with random overtones and phases, one per period: ``(series,) -> (series, length)``.
 
     Overtone m > 1 is present with probability 1/2, its amplitude normal with sd 0.6 / sqrt(m).

@@ -8,17 +8,17 @@ bridge, decoder, blank horizon) follows ViTime (Yang et al. 2024, arXiv 2407.073
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
-from laglens.models.scaling import scale_by_history
+from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack, TokenMap
 
 HISTORY_WEIGHT = 0.1  # of a history sample in the training loss; a horizon sample has 1
-LIMIT = 6.0  # normalised values are clipped to +- this many standard deviations
 
 
 def rotary_table(n_tokens: int, head_width: int, base: float) -> Tensor:
@@ -28,7 +28,7 @@ def rotary_table(n_tokens: int, head_width: int, base: float) -> Tensor:
     return torch.cat([angle.sin(), angle.sin(), angle.cos(), angle.cos()], dim=-1)
 
 
-class PatchForecaster(nn.Module):
+class PatchForecaster(Forecaster):
     """Shared body: embed patches, encoder, bridge, decoder, head.
 
     Parameters
@@ -45,7 +45,8 @@ class PatchForecaster(nn.Module):
         Base of the rotary frequencies.
     """
 
-    trained_on = "mixture"
+    limit = 6.0
+    rotary: Tensor
 
     def __init__(
         self,
@@ -104,15 +105,9 @@ class PatchForecaster(nn.Module):
             hidden = block(hidden, rope=self.rotary)
         return self.head(self.norm(hidden))
 
-    def normalise(self, series: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `scale_by_history`."""
-        return scale_by_history(series, self.history, LIMIT)
-
-    def forward(self, history: Tensor) -> Tensor:
-        """Forecast: ``(batch, history) -> (batch, horizon)``, in the units of the input."""
-        scaled, mean, sd = self.normalise(history)
-        values = self.values(self.outputs(scaled))[:, self.history :]
-        return values.double() * sd + mean
+    def scaled_forecast(self, history: Tensor) -> Tensor:
+        """Normalised history to normalised forecast: ``(batch, history) -> (batch, horizon)``."""
+        return self.values(self.outputs(history))[:, self.history :]
 
     def loss(self, series: Tensor) -> Tensor:
         """Training loss of whole series ``(batch, history + horizon)``."""
@@ -126,20 +121,23 @@ class PatchForecaster(nn.Module):
 class NumericForecaster(PatchForecaster):
     """Tokens are `patch` raw values and a flag that marks hidden ones; smooth L1 loss."""
 
-    def __init__(self, *, history: int = 256, horizon: int = 128, patch: int = 4, **options) -> None:
+    def __init__(self, *, history: int = 256, horizon: int = 128, patch: int = 4, **options: Any) -> None:
         super().__init__(
             token_size=patch + 1, output_size=patch, history=history, horizon=horizon, patch=patch, **options
         )
 
     def tokens(self, history: Tensor) -> Tensor:
+        """Values and flag of each token, zeros in the horizon."""
         values = F.pad(history, (0, self.horizon)).unflatten(1, (-1, self.patch))
         hidden = torch.arange(values.shape[1], device=history.device) >= self.history // self.patch
         return torch.cat([values, hidden.to(values).expand(len(values), -1)[..., None]], -1)
 
     def values(self, output: Tensor) -> Tensor:
+        """The outputs are the values."""
         return output.flatten(1)
 
     def error(self, output: Tensor, series: Tensor) -> Tensor:
+        """Smooth L1, quadratic below 0.3."""
         return F.smooth_l1_loss(self.values(output), series, reduction="none", beta=0.3)
 
 
@@ -150,6 +148,8 @@ class ImageForecaster(PatchForecaster):
     `value_range` standard deviations; the forecast is the expectation over the bins.
     """
 
+    centres: Tensor
+
     def __init__(
         self,
         *,
@@ -158,7 +158,7 @@ class ImageForecaster(PatchForecaster):
         patch: int = 8,
         bins: int = 32,
         value_range: float = 3.5,
-        **options,
+        **options: Any,
     ) -> None:
         pixels = bins * patch
         super().__init__(
@@ -173,6 +173,7 @@ class ImageForecaster(PatchForecaster):
         return torch.softmax(-0.5 * ((inside - self.centres) / width) ** 2, -1)
 
     def tokens(self, history: Tensor) -> Tensor:
+        """Strips of the picture, blank in the horizon."""
         # Times 4 brings the pixels of a column to about unit variance.
         image = F.pad(4 * self.render(history), (0, 0, 0, self.horizon))
         return image.unflatten(1, (-1, self.patch)).flatten(2)
@@ -181,9 +182,11 @@ class ImageForecaster(PatchForecaster):
         return output.unflatten(2, (self.patch, -1)).flatten(1, 2)
 
     def values(self, output: Tensor) -> Tensor:
+        """Expectation of each column over the bins."""
         return self._columns(output).softmax(-1) @ self.centres
 
     def error(self, output: Tensor, series: Tensor) -> Tensor:
+        """Cross-entropy of each column with the rendered one."""
         return -(self.render(series) * self._columns(output).log_softmax(-1)).sum(-1)
 
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from laglens.errors import LaglensError
+from laglens.models.forecaster import Forecaster
 
 ARCHITECTURES = ("image", "numeric", "encoder")
 
 
-def architecture_class(architecture: str) -> type[nn.Module]:
+def architecture_class(architecture: str) -> type[Forecaster]:
     """The class behind an architecture's name.
 
     Raises
@@ -33,7 +33,7 @@ def architecture_class(architecture: str) -> type[nn.Module]:
     raise LaglensError(f"architecture '{architecture}' is not one of {', '.join(ARCHITECTURES)}")
 
 
-def build_model(architecture: str, options: Mapping[str, Any] | None = None, *, seed: int = 0) -> nn.Module:
+def build_model(architecture: str, options: Mapping[str, Any] | None = None, *, seed: int = 0) -> Forecaster:
     """Build a model with freshly drawn weights, in evaluation mode.
 
     Parameters
@@ -47,7 +47,7 @@ def build_model(architecture: str, options: Mapping[str, Any] | None = None, *, 
 
     Returns
     -------
-    nn.Module
+    Forecaster
         With ``history``, ``horizon``, ``stacks`` and ``forward (batch, history) -> (batch, horizon)``.
 
     Raises
@@ -61,7 +61,7 @@ def build_model(architecture: str, options: Mapping[str, Any] | None = None, *, 
         return kind(**(options or {})).eval()
 
 
-def restore_model(card: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> nn.Module:
+def restore_model(card: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> Forecaster:
     """Build the model that a card describes and load its weights, strictly.
 
     Raises

@@ -11,7 +11,7 @@ import xarray as xr
 from statsmodels.datasets import co2, elnino, interest_inflation, macrodata, nile, sunspots
 
 from laglens.config.signals import DATASET_COLUMNS, RealSeries
-from laglens.signals.labelled import dated, labelled
+from laglens.signals.labelled import labelled
 
 DAYS_PER_YEAR = 365.2425
 
@@ -55,7 +55,7 @@ def from_dataset(spec: RealSeries, name: str) -> xr.Dataset:
         unit="" if differs else known.unit,
     )
     signal.attrs["interpolated"] = int(series.isna().sum())
-    return dated(signal, table.index.to_numpy().astype("datetime64[ns]"))
+    return signal.assign_coords(date=("time", table.index.to_numpy().astype("datetime64[ns]")))
 
 
 def _yearly(table: pd.DataFrame, year: str) -> pd.DataFrame:

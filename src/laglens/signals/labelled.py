@@ -115,13 +115,6 @@ def labelled(
     return dataset
 
 
-def dated(signal: xr.Dataset, dates: NDArray[np.datetime64], name: str = "date", dim: str = "time") -> xr.Dataset:
-    """Add a coordinate of dates, unless they span more than 64 bits of nanoseconds can tell: 292 years."""
-    if np.ptp(dates.astype("datetime64[s]").astype(np.int64)) > np.iinfo(np.int64).max // 10**9:
-        return signal
-    return signal.assign_coords({name: (dim, dates)})
-
-
 def checked(signal: xr.Dataset) -> xr.Dataset:
     """Return the signal unchanged if a model could be run on it.
 

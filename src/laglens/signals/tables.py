@@ -11,7 +11,7 @@ from laglens.config.messages import nearest
 from laglens.config.signals import OwnTable
 from laglens.errors import LaglensError
 from laglens.signals.clock import Clock, read_clock
-from laglens.signals.labelled import dated, labelled
+from laglens.signals.labelled import labelled
 
 
 def from_table(spec: OwnTable, table: pd.DataFrame, name: str = "signal") -> xr.Dataset:
@@ -121,7 +121,7 @@ def _filled(column: pd.Series, clock: Clock, interpolate: bool, where: str) -> t
 def _timed(signal: xr.Dataset, clock: Clock, starts: NDArray[np.int64] | None) -> xr.Dataset:
     """Add dates; windows have dates of their own, so that only where they start can be told."""
     if starts is None:
-        return signal if clock.dates is None else dated(signal, clock.dates)
+        return signal if clock.dates is None else signal.assign_coords(date=("time", clock.dates))
     start = np.tile(starts, signal.sizes["sample"] // len(starts))
     signal = signal.assign_coords(start=("sample", start))
-    return signal if clock.dates is None else dated(signal, clock.dates[start], "start_date", "sample")
+    return signal if clock.dates is None else signal.assign_coords(start_date=("sample", clock.dates[start]))

@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 import xarray as xr
-from torch import nn
 
 from laglens.attention.cube import attention_tree
+from laglens.models.forecaster import Forecaster
 from laglens.time.reduce import average_windows, stack_replicates, to_time
 
 WINDOWS_AT_ONCE = 128
 
 
 def control_time_tree(
-    model: nn.Module,
+    model: Forecaster,
     control: xr.Dataset,
     cut: Callable[[xr.DataArray], xr.Dataset],
     *,

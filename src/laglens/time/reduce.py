@@ -59,8 +59,8 @@ def stack_replicates(trees: Sequence[xr.DataTree]) -> xr.DataTree:
     first = trees[0]
     nodes = {
         name: xr.concat(
-            [tree[name].to_dataset(inherit=False) for tree in trees],
-            "sample",
+            [tree.children[name].to_dataset(inherit=False) for tree in trees],
+            dim="sample",
             coords="minimal",
             compat="override",
             join="exact",
