@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LARGE_MATRIX = 2 << 20  # bytes; from here on one chunk holds one matrix, below it all heads of a layer
 TINY_MATRIX = 64 << 10
+CHILDREN = "children"  # attribute that keeps the order of the nodes: zarr lists them in the order of a set
 EARLIEST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -42,6 +43,7 @@ def write_tree(tree: xr.DataTree, path: str | Path) -> None:
         The disk is full, or what was read back differs from what was written.
     """
     tree = tree.map_over_datasets(_canonical)
+    tree.attrs |= {CHILDREN: list(tree.children)} if tree.children else {}
     encoding = {node.path: _encodings(node.to_dataset(inherit=False)) for node in tree.subtree}
 
     def write(folder: Path) -> None:
@@ -65,7 +67,7 @@ def read_tree(path: str | Path) -> xr.DataTree:
     with _opened(path) as store:
         # The annotation omits zarr stores.
         with xr.open_datatree(store, engine="zarr", consolidated=False, chunks=None) as tree:  # type: ignore[arg-type]
-            return tree.load()
+            return _in_written_order(tree.load())
 
 
 def write_dataset(dataset: xr.Dataset, path: str | Path) -> None:
@@ -216,6 +218,12 @@ def _opened(path: str | Path) -> Iterator[ZipStore]:
             yield store
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, KeyError, ValueError) as error:
         raise LaglensError(f"{path}: damaged ({_one_line(error)}); delete it and run again") from error
+
+
+def _in_written_order(tree: xr.DataTree) -> xr.DataTree:
+    order = tree.attrs.pop(CHILDREN, [])
+    tree.children = {name: tree.children[name] for name in order}
+    return tree
 
 
 def _canonical(dataset: xr.Dataset) -> xr.Dataset:
