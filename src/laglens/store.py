@@ -64,10 +64,12 @@ def read_tree(path: str | Path) -> xr.DataTree:
     LaglensError
         The file is missing, truncated or damaged.
     """
-    with _opened(path) as store:
+    with (
+        _opened(path) as store,
         # The annotation omits zarr stores.
-        with xr.open_datatree(store, engine="zarr", consolidated=False, chunks=None) as tree:  # type: ignore[arg-type]
-            return _in_written_order(tree.load())
+        xr.open_datatree(store, engine="zarr", consolidated=False, chunks=None) as tree,  # type: ignore[arg-type]
+    ):
+        return _in_written_order(tree.load())
 
 
 def write_dataset(dataset: xr.Dataset, path: str | Path) -> None:
@@ -221,8 +223,8 @@ def _opened(path: str | Path) -> Iterator[ZipStore]:
 
 
 def _in_written_order(tree: xr.DataTree) -> xr.DataTree:
-    order = tree.attrs.pop(CHILDREN, [])
-    tree.children = {name: tree.children[name] for name in order}
+    written = tree.attrs.pop(CHILDREN, sorted(tree.children))
+    tree.children = {name: tree.children[name] for name in written}
     return tree
 
 
