@@ -60,6 +60,15 @@ def test_dates_of_three_centuries_and_gaps_in_them_survive(tmp_path: Path) -> No
     xr.testing.assert_identical(store.read_dataset(tmp_path / "a.zarr.zip"), dataset)
 
 
+def test_nodes_come_back_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
+    names = ["encoder", "decoder", "cross", "a", "z", "m", "b"]  # zarr lists them in the order of a set of names
+    tree = xr.DataTree.from_dict({f"/{name}": xr.Dataset({"x": ("i", [1.0])}) for name in names})
+    store.write_tree(tree, tmp_path / "a.zarr.zip")
+    back = store.read_tree(tmp_path / "a.zarr.zip")
+    assert list(back.children) == names
+    assert back.attrs == {}
+
+
 @pytest.mark.parametrize(
     ("tokens", "chunks"), [(20, (3, 1, 4, 20, 20)), (200, (1, 1, 4, 200, 200)), (1100, (1, 1, 1, 1100, 1100))]
 )
