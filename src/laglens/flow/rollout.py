@@ -98,7 +98,8 @@ def roll_out(time_tree: xr.DataTree, *, fusion: str = "mean", residual: float = 
     attrs = time_tree.attrs | {"fusion": fusion, "residual": residual, "n_windows": n_samples}
     first = next(iter(stacks.values()))
     attrs |= {name: first.attrs[name] for name in ("samples_per_token", "causal") if name in first.attrs}
-    return xr.Dataset(variables, _coordinates(stacks), attrs)
+    windows = time_tree.to_dataset(inherit=False).drop_dims(["time", "step"], errors="ignore").coords
+    return xr.Dataset(variables, dict(windows.variables) | _coordinates(stacks), attrs)
 
 
 def _stacks(time_tree: xr.DataTree) -> dict[str, xr.Dataset]:
@@ -132,5 +133,5 @@ def _coordinates(stacks: dict[str, xr.Dataset]) -> dict[str, Any]:
         "stack_layer": ("layer", np.concatenate([node["layer"].values for node in stacks.values()])),
         "layer_name": ("layer", np.concatenate([node["layer_name"].values for node in stacks.values()])),
     }
-    names = ["sample", "query", "key", *(f"{axis}_{name}" for axis in ("query", "key") for name in AXIS)]
+    names = ["query", "key", *(f"{axis}_{name}" for axis in ("query", "key") for name in AXIS)]
     return coords | {name: first[name].variable for name in names if name in first.coords}

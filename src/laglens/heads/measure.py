@@ -57,7 +57,8 @@ def measure_heads(time_tree: xr.DataTree, *, window: float | str = "auto") -> xr
         raise LaglensError("the time tree has no attention stack, so there is no head to measure")
     history = time_tree.attrs["history"]
     nodes = {f"/{name}": _measure_stack(stack_dataset(time_tree, name), history, window) for name in time_tree.children}
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=time_tree.attrs), **nodes})
+    root = time_tree.to_dataset(inherit=False).drop_dims(["time", "step"], errors="ignore")
+    return xr.DataTree.from_dict({"/": root, **nodes})
 
 
 def local_window(window: float | str, step: float) -> float:
@@ -131,5 +132,5 @@ def _labelled(node: xr.Dataset, parts: list[str], columns: dict[str, list], attr
         label += " without any preference" if name.endswith("_uniform") else ""
         variables[name] = (dims[: array.ndim], array, {"long_name": label, "units": units})
     coords: dict[str, Any] = {"part": np.array(parts, dtype=object)}
-    coords |= {name: node[name] for name in ("sample", "layer", "layer_name", "head") if name in node.coords}
+    coords |= {name: node[name] for name in ("layer", "layer_name", "head") if name in node.coords}
     return xr.Dataset(variables, coords, attrs)

@@ -1,0 +1,1 @@
+"""Which history samples the forecast itself depends on, and whether attention agrees."""

@@ -1,0 +1,114 @@
+"""Attribute the forecast of a model to the samples of its history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import nn
+
+from laglens.attribution.methods import METHODS, Explained, can_keep_scaling
+from laglens.errors import LaglensError
+from laglens.models.tokens import SPECIAL
+
+
+def attribute_forecast(
+    model: nn.Module,
+    windows: xr.Dataset,
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    step: int | None = None,
+    window: int | str = "auto",
+    batch: int = 128,
+    device: torch.device | str = "cpu",
+) -> xr.Dataset:
+    """Attribute one number of the forecast to every history sample.
+
+    Parameters
+    ----------
+    model
+        With ``history``, ``horizon`` and ``forward (batch, history) -> (batch, horizon)`` in the units of the input;
+        ``stacks`` for ``window="auto"`` (see `laglens.models.registry`).
+    windows
+        ``series (sample, time)``, the history first; such as the root of a time tree, so that both see the same.
+    methods
+        ``gradient``, ``input_x_gradient``, ``occlusion`` (see `laglens.attribution.methods`).
+    step
+        Forecast sample that is explained, 1 = the first after the history; None: the mean of the horizon.
+    window
+        Samples that occlusion takes out together; ``auto``: one token.
+    batch
+        Windows per pass through the model.
+
+    Returns
+    -------
+    xr.Dataset
+        ``attribution (attribution_method, sample, time)``, signed: forecast per input unit for the gradient, else in
+        units of the forecast; ``explained (sample)``: the forecast itself. ``time`` in input samples from the window's
+        start. (The dimension is not called `method`, which `sel` takes for its own argument.) Attributes of `windows`,
+        and ``step`` (a number or ``mean``), ``target_time``, ``occlusion_window``, ``scaling``.
+
+    Raises
+    ------
+    LaglensError
+        Unknown method, a step beyond the horizon, a window without history, a model without gradient, or a forecast
+        that is not finite.
+    """
+    history, horizon = _lengths(model)
+    _check(methods, step, horizon)
+    width = token_width(model) if window == "auto" else int(window)
+    if width < 1:
+        raise LaglensError(f"window is {window!r}; it must be 'auto' or at least one input sample")
+    shown = torch.from_numpy(_histories(windows, history)).to(device)
+    explained = Explained(model.eval().to(device), step, batch)
+    with torch.no_grad():
+        forecast = torch.cat([explained(part) for part in shown.split(batch)])
+    if broken := int((~torch.isfinite(forecast)).sum()):
+        raise LaglensError(f"the forecast of {broken} of {len(forecast)} windows is not finite; look into the weights")
+    found = {name: METHODS[name](explained, shown, width).cpu().numpy() for name in methods}
+    attrs = windows.attrs | {"history": history, "horizon": horizon, "occlusion_window": width}
+    attrs |= {"step": step or "mean", "target_time": history + (step or 1) - 1}
+    attrs["scaling"] = "of the intact history" if can_keep_scaling(model) else "of the history shown"
+    return _labelled(found, forecast.cpu().numpy(), windows, attrs)
+
+
+def token_width(model: Any) -> int:
+    """Input samples of one token of the model's first stack."""
+    tokens = model.stacks[0].key
+    return int(np.median((tokens.end - tokens.start)[tokens.part != SPECIAL]))
+
+
+def _lengths(model: Any) -> tuple[int, int]:
+    return model.history, model.horizon
+
+
+def _check(methods: Sequence[str], step: int | None, horizon: int) -> None:
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        named = f"method '{unknown[0]}' is not one of" if unknown else "no method given; choose from"
+        raise LaglensError(f"{named} {', '.join(METHODS)}")
+    if step is not None and not 1 <= step <= horizon:
+        raise LaglensError(f"step is {step}; this model forecasts {horizon} samples, counted from 1")
+
+
+def _histories(windows: xr.Dataset, history: int) -> NDArray[np.float64]:
+    series = windows["series"].transpose("sample", "time").values[:, :history]
+    if series.shape[1] < history:
+        raise LaglensError(f"the model needs {history} samples of history, the windows have {series.shape[1]}")
+    if not np.isfinite(series).all():
+        raise LaglensError("the history of a window holds NaN or infinite values; fill the gaps of the signal first")
+    return np.ascontiguousarray(series, dtype=np.float64)
+
+
+def _labelled(found: dict[str, NDArray], forecast: NDArray, windows: xr.Dataset, attrs: dict[Any, Any]) -> xr.Dataset:
+    stacked = np.stack(list(found.values()))
+    coords: dict[Any, Any] = {name: c.variable for name, c in windows.coords.items() if c.dims == ("sample",)}
+    units = {"units": "input samples from the start of the window"}
+    coords["time"] = xr.Variable("time", np.arange(stacked.shape[-1]), units)
+    coords["attribution_method"] = np.array(list(found), dtype=object)
+    variables = {"attribution": (("attribution_method", "sample", "time"), stacked), "explained": ("sample", forecast)}
+    return xr.Dataset(variables, coords, attrs)

@@ -1,0 +1,142 @@
+"""How much one number of the forecast depends on each history sample.
+
+Every method takes the model, histories ``(sample, time)`` and the explained number, and gives ``(sample, time)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from laglens.errors import LaglensError
+from laglens.progress import track
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One number per window that a model forecasts.
+
+    Attributes
+    ----------
+    model
+        In evaluation mode: ``forward (batch, history) -> (batch, horizon)``.
+    step
+        Forecast sample that is explained, 1 = the first; None: the mean of the horizon.
+    batch
+        Windows per pass through the model.
+    """
+
+    model: nn.Module
+    step: int | None
+    batch: int
+
+    def __call__(self, history: Tensor) -> Tensor:
+        """``(batch, history) -> (batch,)``."""
+        forecast = self.model(history)
+        return forecast.mean(1) if self.step is None else forecast[:, self.step - 1]
+
+
+def gradient(explained: Explained, history: Tensor, window: int) -> Tensor:
+    """Derivative by each sample, through the scaling of the input as well: forecast units per input unit."""
+    parts = history.split(explained.batch)
+    return torch.cat([_gradient(explained, part) for part in track(parts, "gradient", total=len(parts))])
+
+
+def _gradient(explained: Explained, history: Tensor) -> Tensor:
+    inputs = history.clone().requires_grad_()
+    with torch.enable_grad():
+        # Windows do not see each other in evaluation mode, so the gradient of their sum is that of each.
+        total = explained(inputs).sum()
+        if not total.requires_grad:
+            raise LaglensError(
+                "the forecast has no gradient (it leaves torch, or detaches, on its way); use the method occlusion"
+            )
+        return torch.autograd.grad(total, inputs, materialize_grads=True)[0]
+
+
+def input_x_gradient(explained: Explained, history: Tensor, window: int) -> Tensor:
+    """Gradient times the sample's distance from the mean of its history: forecast units.
+
+    Centred, because models that scale their input do not see its level.
+    """
+    return (history - history.mean(1, keepdim=True)) * gradient(explained, history, window)
+
+
+def occlusion(explained: Explained, history: Tensor, window: int) -> Tensor:
+    """Forecast minus the forecast without a block of `window` samples: forecast units.
+
+    The block is bridged by a straight line between its neighbours, or held at the only one at an end of the history.
+    Every sample of a block has the block's value. Where the model offers its scaling (see `intact_scaling`), mean and
+    spread stay those of the intact history, so that only what the block tells about shape is taken away.
+    """
+    n_samples, length = history.shape
+    starts = torch.arange(0, length, window, device=history.device)
+    with torch.no_grad():
+        intact = explained(history)
+        # Every window with every block taken out, one block per row.
+        pairs = torch.cartesian_prod(torch.arange(n_samples, device=history.device), starts).split(explained.batch)
+        changed = []
+        for sample, start in (pair.unbind(1) for pair in track(pairs, "occlusion", total=len(pairs))):
+            with intact_scaling(explained.model, history[sample]):
+                changed.append(explained(bridge(history[sample], start, window)))
+    change = intact[:, None] - torch.cat(changed).unflatten(0, (n_samples, -1))
+    return change.repeat_interleave(window, 1)[:, :length]
+
+
+def bridge(history: Tensor, start: Tensor, window: int) -> Tensor:
+    """Replace ``[start, start + window)`` of each row by a straight line: (row, time), (row,) -> (row, time).
+
+    Raises
+    ------
+    LaglensError
+        The block leaves no sample on either side.
+    """
+    length = history.shape[1]
+    if window >= length:
+        raise LaglensError(f"a window of {window} samples covers the whole history of {length}; take a shorter one")
+    time = torch.arange(length, device=history.device)
+    before, after = start[:, None] - 1, start[:, None] + window
+    left, right = (history.gather(1, edge.clamp(0, length - 1)) for edge in (before, after))
+    left, right = torch.where(before < 0, right, left), torch.where(after >= length, left, right)
+    line = left + (right - left) * (time - before) / (after - before)
+    return torch.where((time > before) & (time < after), line, history)
+
+
+@contextmanager
+def intact_scaling(model: nn.Module, intact: Tensor) -> Iterator[bool]:
+    """Let the model scale what it is shown by mean and spread of another history, as long as the block lasts.
+
+    This needs a method ``normalise(series) -> (scaled, mean, sd)`` that ``forward`` calls and that takes its statistics
+    from the first ``model.history`` samples, as the models of `laglens.models` have. Gives False, and changes nothing,
+    for a model without: it then scales by the history it is shown.
+    """
+    if not can_keep_scaling(model):
+        yield False
+        return
+    normalise = getattr(model, "normalise")  # noqa: B009 - torch types attributes of modules as tensors
+
+    def by_intact(history: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scaled, mean, sd = normalise(torch.cat([intact, history], 1))
+        return scaled[:, intact.shape[1] :], mean, sd
+
+    model.__dict__["normalise"] = by_intact
+    try:
+        yield True
+    finally:
+        del model.__dict__["normalise"]
+
+
+def can_keep_scaling(model: nn.Module) -> bool:
+    """Whether `intact_scaling` has a hold on the model."""
+    return callable(getattr(type(model), "normalise", None))
+
+
+METHODS: dict[str, Callable[[Explained, Tensor, int], Tensor]] = {
+    "gradient": gradient,
+    "input_x_gradient": input_x_gradient,
+    "occlusion": occlusion,
+}

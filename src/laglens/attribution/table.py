@@ -1,0 +1,52 @@
+"""Agreement of attention and attribution as a table for people."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from laglens.lags.tables import in_time
+
+HEAD = ["attribution_method", "layer", "head"]
+
+
+def attribution_table(agreement: xr.DataTree) -> pd.DataFrame:
+    """Agreement of every head with every method.
+
+    Parameters
+    ----------
+    agreement
+        From `agree_with_attention`.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row per method and head: ``spearman`` and its ``spearman_sd`` over ``n_windows``, ``mismatched``;
+        ``strongest_lag`` [input samples] is where the profile of the method is highest, in units of the signal
+        ``strongest_lag_time`` (the middle, where several lags are as high).
+    """
+    root, tables = agreement.to_dataset(), []
+    for name, node in agreement.children.items():
+        values = node.to_dataset().drop_vars("layer_name", errors="ignore")
+        spearman = values["spearman"]
+        columns = {"spearman": spearman.mean("sample"), "spearman_sd": spearman.std("sample", ddof=1)}
+        columns |= {"mismatched": values["mismatched"], "n_windows": spearman.count("sample")}
+        table = xr.Dataset(columns).to_dataframe(dim_order=HEAD).reset_index()
+        table = table.rename(columns={"attribution_method": "method"})
+        tables.append(table.assign(stack=name, part=node.attrs["part"]))
+    table = pd.concat(tables, ignore_index=True).merge(_strongest_lags(root), on="method")
+    first = ["method", "step", "strongest_lag", "strongest_lag_time", "time_unit", "stack", "layer", "head", "part"]
+    return table[[*first, *table.columns.drop(first)]]
+
+
+def _strongest_lags(root: xr.Dataset) -> pd.DataFrame:
+    rows = []
+    for method in root["attribution_method"].values:
+        profile = root["profile"].sel(attribution_method=method)
+        highest = profile["lag"].values[profile.values == profile.max().item()]
+        lag = float(highest.mean()) if len(highest) else np.nan
+        times = in_time(lag, root.attrs.get("signal", {}))
+        row = {"method": method, "step": root.attrs["step"], "strongest_lag": lag}
+        rows.append(row | {"strongest_lag_time": times["lag_time"], "time_unit": times["time_unit"]})
+    return pd.DataFrame(rows)
