@@ -37,7 +37,7 @@ lint: setup
 
 docs: setup
 	@$(BIN)/python docs/tables.py
-	@$(BIN)/python -m laglens.config.document
+	@$(BIN)/python -m laglens.config.document >docs/config.md.new && mv docs/config.md.new docs/config.md
 
 lock: setup
 	@$(BIN)/python envs/make_lock.py
