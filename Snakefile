@@ -22,6 +22,9 @@ include: "rules/models.smk"
 include: "rules/attention.smk"
 include: "rules/time.smk"
 include: "rules/lags.smk"
+include: "rules/heads.smk"
+include: "rules/flow.smk"
+include: "rules/attribution.smk"
 include: "rules/figures.smk"
 
 
@@ -29,6 +32,8 @@ rule all:
     default_target: True
     input:
         *targets(),
+    message:
+        "Everything the study asks for is there"
 
 
 onsuccess:

@@ -106,7 +106,8 @@ def figure(path):
 def targets():
     """Everything that the study asks for."""
     for model, signal in STUDY.pairs:
-        yield f"results/lags/{model}/{signal}.csv"
+        for stage in ("lags", "heads", "flow", "attribution"):
+            yield f"results/{stage}/{model}/{signal}.csv"
         for name in ("head_sheet", "mosaic", "lag_strip"):
             yield from figure(f"{model}/{signal}/{name}")
     for fit in dict.fromkeys(fit_of(*pair) for pair in STUDY.pairs):

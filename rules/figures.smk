@@ -29,6 +29,8 @@ rule draw_run:
 rule draw_comparison:
     input:
         comparison="results/comparisons/{comparison}.zarr.zip",
+        time_a=compared(0),
+        time_b=compared(1),
     output:
         figure=figure("comparisons/{comparison}"),
     log:

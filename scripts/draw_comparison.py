@@ -1,20 +1,21 @@
-"""Draw what changes in the lags from one signal to another."""
+"""Draw what changes in a model's attention and lags from one signal to another."""
 
 from pathlib import Path
 
-from laglens.figures.difference import draw_difference
-
+from laglens.figures.comparison import draw_comparison
 from laglens.figures.style import render
 from laglens.job import job
 from laglens.store import read_tree, write_bytes
 
 with job() as snakemake:
-    settings = snakemake.params.spec["figures"] | {"heads": snakemake.params.spec["heads"]}
-    figure = draw_difference(
+    spec = snakemake.params.spec
+    figure = draw_comparison(
         read_tree(snakemake.input.comparison),
-        settings,
+        read_tree(snakemake.input.time_a),
+        read_tree(snakemake.input.time_b),
+        spec["figures"] | {"heads": spec["heads"]},
         title=snakemake.wildcards.comparison,
-        subtitle=snakemake.params.spec["model"],
+        subtitle=spec["model"],
     )
     for path in snakemake.output.figure:
-        write_bytes(render(figure, Path(path).suffix[1:], settings["dpi"]), path)
+        write_bytes(render(figure, Path(path).suffix[1:], spec["figures"]["dpi"]), path)

@@ -1,0 +1,21 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import pytest
+from workflow_copy import WorkflowCopy
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> WorkflowCopy:
+    """The tiny study, run once without disturbance. Copy it before changing anything."""
+    workflow = WorkflowCopy.create(tmp_path_factory.mktemp("workflow") / "finished")
+    run = workflow.snakemake()
+    assert run.returncode == 0, run.stdout
+    return workflow
+
+
+@pytest.fixture
+def workflow(finished: WorkflowCopy, tmp_path: Path) -> WorkflowCopy:
+    """A copy of the finished study."""
+    return finished.copy(tmp_path / "workflow")

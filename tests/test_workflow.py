@@ -1,0 +1,245 @@
+"""Which jobs run again after one change: the real workflow with a tiny study, run once, then changed and dry-run."""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from workflow_copy import REPOSITORY, WorkflowCopy
+
+# Jobs of the whole tiny study, by rule: model `once` on two signals, model `each` on one.
+DRAWN = {"draw_run": 3, "draw_comparison": 1}
+FROM_LAGS = {"measure_lags": 3, "compare_signals": 1} | DRAWN
+FROM_TIME = {"reduce_to_time": 3} | FROM_LAGS
+FROM_ATTENTION = {"capture_attention": 3} | FROM_TIME
+FROM_CONTROLS = {"capture_controls": 3} | FROM_LAGS
+FROM_WINDOWS = FROM_CONTROLS | FROM_ATTENTION
+TRAINED = {"train_model": 1, "train_forecaster": 1, "draw_training": 2}
+FROM_MODELS = TRAINED | FROM_WINDOWS
+FROM_SIGNALS = {"make_signal": 2, "make_control": 2, "train_forecaster": 1, "draw_training": 1} | FROM_WINDOWS
+EVERYTHING = FROM_SIGNALS | TRAINED
+# One of the signals: `table` is seen by `once` alone, `wave` by both models.
+SIGNAL = {"make_signal": 1, "make_control": 1, "compare_signals": 1, "draw_comparison": 1}
+PER_RUN = ("capture_attention", "capture_controls", "reduce_to_time", "measure_lags", "draw_run")
+FROM_TABLE = SIGNAL | dict.fromkeys(PER_RUN, 1)
+FROM_WAVE = SIGNAL | dict.fromkeys(PER_RUN, 2) | {"train_forecaster": 1, "draw_training": 1}
+# One of the models.
+FROM_ONCE = {"train_model": 1, "draw_training": 1, "compare_signals": 1, "draw_comparison": 1} | dict.fromkeys(
+    PER_RUN, 2
+)
+FROM_EACH = {"train_forecaster": 1, "draw_training": 1} | dict.fromkeys(PER_RUN, 1)
+
+Change = Callable[[WorkflowCopy], None]
+
+
+def configure(**changes: object) -> Change:
+    """Set keys of the study; two underscores stand for a dot."""
+    return lambda workflow: workflow.configure({key.replace("__", "."): value for key, value in changes.items()})
+
+
+def append(file: str, text: str = "\n_CHANGED = True\n") -> Change:
+    """Add code at the end of a file."""
+
+    def change(workflow: WorkflowCopy) -> None:
+        path = workflow.root / file
+        path.write_text(path.read_text() + text)
+
+    return change
+
+
+def append_with_old_date(file: str) -> Change:
+    """As a version control system or an archive may leave it."""
+
+    def change(workflow: WorkflowCopy) -> None:
+        before = (workflow.root / file).stat()
+        append(file)(workflow)
+        os.utime(workflow.root / file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    return change
+
+
+def edit(file: str, old: str, new: str) -> Change:
+    return lambda workflow: workflow.edit(file, old, new)
+
+
+def remove(file: str) -> Change:
+    return lambda workflow: (workflow.root / file).unlink()
+
+
+def comments_docstrings_and_layout(workflow: WorkflowCopy) -> None:
+    workflow.edit("scripts/measure_lags.py", '"""', '"""Truly: ')
+    workflow.edit("src/laglens/lags/measure.py", '"""', '"""Truly: ')
+    workflow.edit("src/laglens/store.py", "        return json.loads", "        # comment\n\n        return json.loads")
+    append("src/laglens/attention/cube.py", "\n\n# the end\n")(workflow)
+    append("Snakefile", "\n\n# the end\n")(workflow)
+    append("config.yaml", "\n# the end\n")(workflow)
+
+
+def unrelated_code(workflow: WorkflowCopy) -> None:
+    (workflow.root / "src" / "laglens" / "lags" / "new.py").write_text("ANSWER = 42\n")
+    workflow.edit("rules/lags.smk", "mem_mb=3000", "mem_mb=3001")
+    workflow.edit("rules/lags.smk", "priority: 80", "priority: 81")
+
+
+def reordered_study(workflow: WorkflowCopy) -> None:
+    path = workflow.root / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("signals: [wave, table]}\n  - ", "signals: [table, wave]}\n  - ", 1))
+    assert path.read_text() != text
+    # A default written out, keys of a section in another order.
+    workflow.configure({"lags.confidence": 0.95, "figures": {"dpi": 60, "formats": ["png"], "gamma": 0.5}})
+
+
+def touch_everything(workflow: WorkflowCopy) -> None:
+    now = time.time()
+    for folder in ("scripts", "src", "rules", "results/signals", "results/attention", "results/time"):
+        for path in (workflow.root / folder).rglob("*"):
+            os.utime(path, (now, now))
+    for name in ("Snakefile", "config.yaml", "series.csv"):
+        os.utime(workflow.root / name, (now, now))
+
+
+def less_to_do(workflow: WorkflowCopy) -> None:
+    workflow.configure(
+        {"signals.table": None, "comparisons": None, "runs": [{"models": ["once"], "signals": ["wave"]}]}
+    )
+
+
+def one_signal_more(workflow: WorkflowCopy) -> None:
+    noise = {"generator": "planted_lag", "lag": 9, "length": 120}
+    run = [{"models": ["once"], "signals": ["wave", "table", "noise"]}, {"models": ["each"], "signals": ["wave"]}]
+    workflow.configure({"signals.noise": noise, "runs": run})
+
+
+def swap_two_values(workflow: WorkflowCopy) -> None:
+    workflow.edit("config.yaml", "amplitude: 1.0", "amplitude: 0.25")
+    workflow.edit("config.yaml", "noise: 0.25", "noise: 1.0")
+
+
+NOTHING: dict[str, int] = {}
+CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
+    "nothing": (lambda workflow: None, NOTHING),
+    "comments, docstrings, layout": (comments_docstrings_and_layout, NOTHING),
+    "a module nobody imports, resources, priority": (unrelated_code, NOTHING),
+    "order of keys and of signals, a default written out": (reordered_study, NOTHING),
+    "touch of everything": (touch_everything, NOTHING),
+    "a signal and a comparison removed": (less_to_do, NOTHING),
+    "an intermediate cube deleted": (remove("results/time/once/wave.zarr.zip"), NOTHING),
+    "figure gamma": (configure(figures__gamma=0.7), DRAWN),
+    "figure dpi": (configure(figures__dpi=61), DRAWN | {"draw_training": 2}),
+    "figure format added": (configure(figures__formats=["png", "svg"]), DRAWN | {"draw_training": 2}),
+    "one figure deleted": (remove("results/figures/once/table/mosaic.png"), {"draw_run": 1}),
+    "max lag": (configure(lags__max_lag=16), FROM_LAGS),
+    "number of controls": (configure(lags__controls=20), {"make_control": 2} | FROM_CONTROLS),
+    "normalisation": (configure(time__normalisation="mean"), FROM_CONTROLS | FROM_TIME),
+    "dtype of the cubes": (configure(attention__dtype="float32"), FROM_ATTENTION),
+    "number of windows": (configure(attention__windows=5), FROM_WINDOWS),
+    "one signal's parameter": (edit("config.yaml", "period: 16", "period: 17"), FROM_WAVE),
+    "two values swapped": (swap_two_values, FROM_WAVE),
+    "one signal added": (one_signal_more, {"make_signal": 1, "make_control": 1} | dict.fromkeys(PER_RUN, 1)),
+    "the user's table": (edit("series.csv", "value\n", "value\n0.5\n"), FROM_TABLE),
+    "training budget of one model": (configure(models__once__train__steps=5), FROM_ONCE),
+    "options of the other model": (configure(models__each__layers=2), FROM_EACH),
+    "seed of the study": (configure(seed=1), FROM_SIGNALS),
+    "script of the signals": (append("scripts/make_signal.py"), FROM_SIGNALS),
+    "script of the lags": (append("scripts/measure_lags.py"), {"measure_lags": 3, "draw_run": 3}),
+    "script of the figures": (append("scripts/draw_run.py"), {"draw_run": 3}),
+    "library: generators": (append("src/laglens/signals/generators.py"), FROM_SIGNALS),
+    "library: controls": (append("src/laglens/signals/controls.py"), {"make_control": 2} | FROM_CONTROLS),
+    "library: windows": (append("src/laglens/signals/windows.py"), FROM_WINDOWS),
+    "library: training on a signal": (append("src/laglens/models/fitting.py"), FROM_EACH),
+    "library: models": (append("src/laglens/models/encoder.py"), FROM_MODELS),
+    "library: attention": (append("src/laglens/attention/cube.py"), FROM_WINDOWS),
+    "library: time": (append("src/laglens/time/reduce.py"), FROM_CONTROLS | FROM_TIME),
+    "library: lags, with an old date": (append_with_old_date("src/laglens/lags/profiles.py"), FROM_LAGS),
+    "library: comparison of lags": (
+        append("src/laglens/lags/comparison.py"),
+        {"compare_signals": 1, "draw_comparison": 1},
+    ),
+    "library: mosaic": (append("src/laglens/figures/mosaic.py"), {"draw_run": 3}),
+    "library: figure style": (append("src/laglens/figures/style.py"), DRAWN | {"draw_training": 2}),
+    "package init of the lags": (append("src/laglens/lags/__init__.py"), FROM_LAGS),
+    "library: store": (append("src/laglens/store.py"), EVERYTHING),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), CHANGES.values(), ids=CHANGES)
+def test_only_the_stale_is_rerun(workflow: WorkflowCopy, change: Change, expected: dict[str, int]) -> None:
+    change(workflow)
+    assert workflow.stale() == expected
+
+
+def test_a_new_version_of_torch_reruns_what_runs_models(workflow: WorkflowCopy, tmp_path: Path) -> None:
+    fake = tmp_path / "site" / "torch-99.0.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 99.0\n")
+    assert workflow.stale(python_path=fake.parent) == FROM_MODELS
+
+
+def test_figures_are_drawn_again_without_torch(workflow: WorkflowCopy, tmp_path: Path) -> None:
+    for package in ("torch", "timm", "torchvision", "statsmodels"):
+        (tmp_path / "poison" / package).mkdir(parents=True)
+        (tmp_path / "poison" / package / "__init__.py").write_text(f"raise ImportError('{package} is poisoned')\n")
+    before = workflow.results()
+    workflow.configure({"figures.gamma": 0.7, "figures.dpi": 61})
+    run = workflow.snakemake(python_path=tmp_path / "poison")
+    assert run.returncode == 0, run.stdout
+    after = workflow.results()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {name for name in after if name.startswith("figures/")}
+    assert workflow.stale() == {}
+
+
+def test_the_same_figures_are_the_same_bytes(workflow: WorkflowCopy) -> None:
+    before = workflow.results()
+    shutil.rmtree(workflow.root / "results" / "figures")
+    assert workflow.snakemake().returncode == 0
+    assert workflow.results() == before
+
+
+def test_a_run_ends_by_saying_where_to_look(finished: WorkflowCopy) -> None:
+    said = max((finished.root / ".snakemake" / "log").iterdir()).read_text()
+    assert "Error" not in said
+    assert (finished.root / "results/figures/once/wave/head_sheet.png").is_file()
+
+
+@pytest.mark.parametrize("change", [{"figures.gama": 1}, {"runs": [{"models": ["onec"], "signals": ["wave"]}]}])
+def test_a_mistake_in_the_config_is_one_line(workflow: WorkflowCopy, change: dict[str, object]) -> None:
+    workflow.configure(change)
+    run = workflow.snakemake("-n")
+    assert run.returncode == 1
+    assert "Traceback" not in run.stdout
+    lines = [line for line in run.stdout.splitlines() if line.startswith("config.yaml: ")]
+    assert len(lines) == 1
+    assert "did you mean" in lines[0]
+
+
+def test_a_mistake_in_a_table_is_one_line_and_finished_results_stay(workflow: WorkflowCopy) -> None:
+    before = workflow.results()
+    workflow.edit("series.csv", "value\n", "value\nnot a number\n")
+    run = workflow.snakemake()
+    assert run.returncode == 1
+    assert "Traceback" not in run.stdout
+    assert len([line for line in run.stdout.splitlines() if line.startswith("make_signal: ")]) == 1
+    assert "What is finished stays" in run.stdout
+    kept = workflow.results()
+    assert set(before) - set(kept) == {"signals/table.zarr.zip"}
+    assert all(kept[name] == before[name] for name in kept)
+
+
+def test_every_rule_is_complete_and_no_script_reads_the_config() -> None:
+    for file in (REPOSITORY / "rules").glob("*.smk"):
+        for rule in file.read_text().split("\nrule ")[1:]:
+            name = rule.split(":")[0]
+            for directive in ("output", "log", "benchmark", "conda", "threads", "resources", "params", "message"):
+                assert re.search(rf"^    {directive}:", rule, re.MULTILINE), f"{name} has no {directive}"
+            assert not re.search(r"^    (run|shell|retries):", rule, re.MULTILINE), name
+            assert f'"../scripts/{name}.py"' in rule
+            assert f'code=code("{name}")' in rule
+    for script in (REPOSITORY / "scripts").glob("*.py"):
+        text = script.read_text()
+        assert "snakemake.config" not in text, script.name
+        assert len(text.splitlines()) <= 40, script.name
