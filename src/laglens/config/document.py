@@ -97,7 +97,9 @@ def _table(properties: Mapping[str, Schema], schema: Schema, definition: Schema 
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, field in properties.items():
         default = "required" if key in required or "default" not in field else f"`{_default(field['default'])}`"
-        rows.append(f"| `{key}` | {_value(field, schema)} | {default} | {_meaning(field)} |".replace("  ", " "))
+        rows.append(
+            f"| `{key}` | {_value(field, schema)} | {default} | {_meaning(field) or 'which one'} |".replace("  ", " ")
+        )
     return "\n".join(rows) + "\n"
 
 

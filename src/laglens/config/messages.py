@@ -51,7 +51,7 @@ def readable(error: ValidationError, model: type[BaseModel], written: Mapping[st
         if sentence:
             sentences[key] = sentence
         else:
-            wanted.setdefault(key, []).append(_wanted(item["type"]).format_map(item.get("ctx", {})))
+            wanted.setdefault(key, []).append(_wanted(item["type"]).format_map(_short_numbers(item.get("ctx", {}))))
             given[key] = _short(item["input"])
     values = {key: f"must be {' or '.join(wanted[key])}, not {given[key]}" for key in wanted}
     return [f"{key}: {text}" for key, text in (values | sentences).items()]
@@ -68,11 +68,12 @@ def _key(item: Mapping[str, Any], written: Any) -> str:
     """Path of the key as a person writes it: pydantic's location without the names of union branches."""
     path = ""
     for depth, part in enumerate(item["loc"]):
+        missing = item["type"] == "missing" and depth + 1 == len(item["loc"])
         if isinstance(written, list) and isinstance(part, int):
             path += f"[{part}]"
             written = written[part] if part < len(written) else None
-        elif isinstance(written, Mapping) and (part in written or depth + 1 == len(item["loc"])):
-            path += f".{part}" if part != "[key]" else ""
+        elif isinstance(written, Mapping) and (part in written or missing):
+            path += f".{part}"
             written = written.get(part)
     return path.lstrip(".") or "config"
 
@@ -98,6 +99,10 @@ def _sentence(item: Mapping[str, Any], model: type[BaseModel]) -> str | None:
 
 def _wanted(kind: str) -> str:
     return WANTED.get(kind) or WANTED.get(kind.split("_", maxsplit=1)[0], "")
+
+
+def _short_numbers(context: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}
 
 
 def _short(value: Any, limit: int = 60) -> str:
