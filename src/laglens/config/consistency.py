@@ -31,6 +31,7 @@ def problems(study: Study) -> Iterator[str]:
     if not named:
         yield from _foreign_comparisons(study)
         yield from _short_signals(study)
+        yield from _short_horizons(study)
 
 
 def _unknown_names(study: Study) -> Iterator[str]:
@@ -74,6 +75,13 @@ def _short_signals(study: Study) -> Iterator[str]:
                     "longer, shorten the model's history, or take the pair out of runs"
                 )
                 break
+
+
+def _short_horizons(study: Study) -> Iterator[str]:
+    for name in dict.fromkeys(model for model, _ in study.pairs):
+        horizon, step = study.models[name].horizon, study.attribution.step or 1
+        if step > horizon:
+            yield f"attribution.step: {step} is beyond the horizon of {name}, which forecasts {horizon} samples"
 
 
 def _altered_shipped_models(study: Study) -> Iterator[str]:

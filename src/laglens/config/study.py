@@ -53,6 +53,35 @@ class Lags(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the bands and limits")
 
 
+class Heads(Section):
+    """How heads are measured."""
+
+    window: PositiveInt | Literal["auto"] = Field(
+        "auto", description="keys up to this far away are local, in input samples; auto: one token"
+    )
+
+
+class Flow(Section):
+    """How attention is followed through all layers (rollout)."""
+
+    fusion: Literal["mean", "max", "min"] = Field("mean", description="how the heads of a layer become one map")
+    residual: float = Field(0.5, ge=0, le=1, description="weight of the residual connection beside the attention")
+
+
+class Attribution(Section):
+    """How the forecast is attributed to the samples of the history."""
+
+    methods: list[Literal["gradient", "input_x_gradient", "occlusion"]] = Field(
+        ["gradient", "input_x_gradient", "occlusion"], min_length=1, description="which methods"
+    )
+    step: PositiveInt | None = Field(
+        None, description="forecast sample that is explained, 1 = the first; null: the mean of the horizon"
+    )
+    window: PositiveInt | Literal["auto"] = Field(
+        "auto", description="samples that occlusion takes out together; auto: one token"
+    )
+
+
 class Figures(Section):
     """How figures are drawn; a change here reruns figure jobs only."""
 
@@ -96,6 +125,9 @@ class Study(Section):
     attention: Attention = Field(Attention(), description="capture")
     time: Time = Field(Time(), description="tokens to time")
     lags: Lags = Field(Lags(), description="lag statistics")
+    heads: Heads = Field(Heads(), description="measures of heads")
+    flow: Flow = Field(Flow(), description="rollout")
+    attribution: Attribution = Field(Attribution(), description="attribution of the forecast")
     figures: Figures = Field(Figures(), description="figures")
 
     @property

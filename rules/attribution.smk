@@ -1,0 +1,33 @@
+rule attribute_forecast:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+        weights=fitted(".safetensors"),
+        card=fitted(".json"),
+    output:
+        attribution="results/attribution/{model}/{signal}.zarr.zip",
+        table="results/attribution/{model}/{signal}.csv",
+    log:
+        "logs/attribute_forecast/{model}/{signal}.log",
+    benchmark:
+        "logs/attribute_forecast/{model}/{signal}.tsv"
+    priority: 5
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=3000,
+        runtime=20,
+    params:
+        spec=spec(
+            methods="attribution.methods",
+            step="attribution.step",
+            window="attribution.window",
+            device="device",
+            versions=True,
+        ),
+        code=code("attribute_forecast"),
+    message:
+        "Attributing the forecasts of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/attribute_forecast.py"

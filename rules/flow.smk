@@ -1,0 +1,24 @@
+rule roll_out:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+    output:
+        flow="results/flow/{model}/{signal}.zarr.zip",
+        table="results/flow/{model}/{signal}.csv",
+    log:
+        "logs/roll_out/{model}/{signal}.log",
+    benchmark:
+        "logs/roll_out/{model}/{signal}.tsv"
+    priority: 5
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        spec=spec(fusion="flow.fusion", residual="flow.residual"),
+        code=code("roll_out"),
+    message:
+        "Rolling out the attention of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/roll_out.py"

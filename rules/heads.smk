@@ -1,0 +1,24 @@
+rule measure_heads:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+    output:
+        heads="results/heads/{model}/{signal}.zarr.zip",
+        table="results/heads/{model}/{signal}.csv",
+    log:
+        "logs/measure_heads/{model}/{signal}.log",
+    benchmark:
+        "logs/measure_heads/{model}/{signal}.tsv"
+    priority: 5
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        spec=spec(window="heads.window"),
+        code=code("measure_heads"),
+    message:
+        "Measuring the heads of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/measure_heads.py"
