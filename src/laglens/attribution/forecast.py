@@ -9,15 +9,15 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import nn
 
-from laglens.attribution.methods import METHODS, Explained, can_keep_scaling
+from laglens.attribution.methods import METHODS, Explained
 from laglens.errors import LaglensError
+from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import SPECIAL
 
 
 def attribute_forecast(
-    model: nn.Module,
+    model: Forecaster,
     windows: xr.Dataset,
     *,
     methods: Sequence[str] = tuple(METHODS),
@@ -58,32 +58,27 @@ def attribute_forecast(
         Unknown method, a step beyond the horizon, a window without history, a model without gradient, or a forecast
         that is not finite.
     """
-    history, horizon = _lengths(model)
-    _check(methods, step, horizon)
+    _check(methods, step, model.horizon)
     width = token_width(model) if window == "auto" else int(window)
     if width < 1:
         raise LaglensError(f"window is {window!r}; it must be 'auto' or at least one input sample")
-    shown = torch.from_numpy(_histories(windows, history)).to(device)
+    shown = torch.from_numpy(_histories(windows, model.history)).to(device)
     explained = Explained(model.eval().to(device), step, batch)
     with torch.no_grad():
         forecast = torch.cat([explained(part) for part in shown.split(batch)])
     if broken := int((~torch.isfinite(forecast)).sum()):
         raise LaglensError(f"the forecast of {broken} of {len(forecast)} windows is not finite; look into the weights")
     found = {name: METHODS[name](explained, shown, width).cpu().numpy() for name in methods}
-    attrs = windows.attrs | {"history": history, "horizon": horizon, "occlusion_window": width}
-    attrs |= {"step": step or "mean", "target_time": history + (step or 1) - 1}
-    attrs["scaling"] = "of the intact history" if can_keep_scaling(model) else "of the history shown"
+    attrs = windows.attrs | {"history": model.history, "horizon": model.horizon, "occlusion_window": width}
+    attrs |= {"step": step or "mean", "target_time": model.history + (step or 1) - 1}
+    attrs["scaling"] = "of the intact history" if isinstance(model, Forecaster) else "of the history shown"
     return _labelled(found, forecast.cpu().numpy(), windows, attrs)
 
 
-def token_width(model: Any) -> int:
+def token_width(model: Forecaster) -> int:
     """Input samples of one token of the model's first stack."""
     tokens = model.stacks[0].key
     return int(np.median((tokens.end - tokens.start)[tokens.part != SPECIAL]))
-
-
-def _lengths(model: Any) -> tuple[int, int]:
-    return model.history, model.horizon
 
 
 def _check(methods: Sequence[str], step: int | None, horizon: int) -> None:

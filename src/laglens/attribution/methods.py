@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from laglens.errors import LaglensError
+from laglens.models.forecaster import Forecaster
 from laglens.progress import track
 
 
@@ -70,8 +71,8 @@ def occlusion(explained: Explained, history: Tensor, window: int) -> Tensor:
     """Forecast minus the forecast without a block of `window` samples: forecast units.
 
     The block is bridged by a straight line between its neighbours, or held at the only one at an end of the history.
-    Every sample of a block has the block's value. Where the model offers its scaling (see `intact_scaling`), mean and
-    spread stay those of the intact history, so that only what the block tells about shape is taken away.
+    Every sample of a block has the block's value. Mean and spread by which the model scales stay those of the
+    intact history (see `intact_scaling`), so that only what the block tells about shape is taken away.
     """
     n_samples, length = history.shape
     starts = torch.arange(0, length, window, device=history.device)
@@ -110,29 +111,24 @@ def bridge(history: Tensor, start: Tensor, window: int) -> Tensor:
 def intact_scaling(model: nn.Module, intact: Tensor) -> Iterator[bool]:
     """Let the model scale what it is shown by mean and spread of another history, as long as the block lasts.
 
-    This needs a method ``normalise(series) -> (scaled, mean, sd)`` that ``forward`` calls and that takes its statistics
-    from the first ``model.history`` samples, as the models of `laglens.models` have. Gives False, and changes nothing,
-    for a model without: it then scales by the history it is shown.
+    Gives False, and changes nothing, for a model that is no `laglens.models.forecaster.Forecaster`: such a model scales
+    by the history it is shown, if it scales at all.
     """
-    if not can_keep_scaling(model):
+    if not isinstance(model, Forecaster):
         yield False
         return
-    normalise = getattr(model, "normalise")  # noqa: B009 - torch types attributes of modules as tensors
+    normalise = model.normalise
 
     def by_intact(history: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Statistics come from the first `history` samples: put the intact ones there.
         scaled, mean, sd = normalise(torch.cat([intact, history], 1))
-        return scaled[:, intact.shape[1] :], mean, sd
+        return scaled[:, model.history :], mean, sd
 
     model.__dict__["normalise"] = by_intact
     try:
         yield True
     finally:
         del model.__dict__["normalise"]
-
-
-def can_keep_scaling(model: nn.Module) -> bool:
-    """Whether `intact_scaling` has a hold on the model."""
-    return callable(getattr(type(model), "normalise", None))
 
 
 METHODS: dict[str, Callable[[Explained, Tensor, int], Tensor]] = {
