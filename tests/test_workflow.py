@@ -13,7 +13,8 @@ from workflow_copy import REPOSITORY, WorkflowCopy
 # Jobs of the whole tiny study, by rule: model `once` on two signals, model `each` on one.
 DRAWN = {"draw_run": 3, "draw_comparison": 1}
 FROM_LAGS = {"measure_lags": 3, "compare_signals": 1} | DRAWN
-FROM_TIME = {"reduce_to_time": 3} | FROM_LAGS
+BESIDE_LAGS = {"measure_heads": 3, "roll_out": 3, "attribute_forecast": 3}
+FROM_TIME = {"reduce_to_time": 3} | BESIDE_LAGS | FROM_LAGS
 FROM_ATTENTION = {"capture_attention": 3} | FROM_TIME
 FROM_CONTROLS = {"capture_controls": 3} | FROM_LAGS
 FROM_WINDOWS = FROM_CONTROLS | FROM_ATTENTION
@@ -23,7 +24,7 @@ FROM_SIGNALS = {"make_signal": 2, "make_control": 2, "train_forecaster": 1, "dra
 EVERYTHING = FROM_SIGNALS | TRAINED
 # One of the signals: `table` is seen by `once` alone, `wave` by both models.
 SIGNAL = {"make_signal": 1, "make_control": 1, "compare_signals": 1, "draw_comparison": 1}
-PER_RUN = ("capture_attention", "capture_controls", "reduce_to_time", "measure_lags", "draw_run")
+PER_RUN = ("capture_attention", "capture_controls", "reduce_to_time", "measure_lags", *BESIDE_LAGS, "draw_run")
 FROM_TABLE = SIGNAL | dict.fromkeys(PER_RUN, 1)
 FROM_WAVE = SIGNAL | dict.fromkeys(PER_RUN, 2) | {"train_forecaster": 1, "draw_training": 1}
 # One of the models.
@@ -134,6 +135,9 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "one figure deleted": (remove("results/figures/once/table/mosaic.png"), {"draw_run": 1}),
     "max lag": (configure(lags__max_lag=16), FROM_LAGS),
     "number of controls": (configure(lags__controls=20), {"make_control": 2} | FROM_CONTROLS),
+    "local window of heads": (configure(heads__window=5), {"measure_heads": 3}),
+    "fusion of heads": (configure(flow__fusion="max"), {"roll_out": 3}),
+    "explained forecast sample": (configure(attribution__step=2), {"attribute_forecast": 3}),
     "normalisation": (configure(time__normalisation="mean"), FROM_CONTROLS | FROM_TIME),
     "dtype of the cubes": (configure(attention__dtype="float32"), FROM_ATTENTION),
     "number of windows": (configure(attention__windows=5), FROM_WINDOWS),
@@ -154,14 +158,18 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "library: models": (append("src/laglens/models/encoder.py"), FROM_MODELS),
     "library: attention": (append("src/laglens/attention/cube.py"), FROM_WINDOWS),
     "library: time": (append("src/laglens/time/reduce.py"), FROM_CONTROLS | FROM_TIME),
-    "library: lags, with an old date": (append_with_old_date("src/laglens/lags/profiles.py"), FROM_LAGS),
+    "library: lags, with an old date": (
+        append_with_old_date("src/laglens/lags/profiles.py"),
+        FROM_LAGS | {"roll_out": 3},
+    ),
     "library: comparison of lags": (
         append("src/laglens/lags/comparison.py"),
         {"compare_signals": 1, "draw_comparison": 1},
     ),
     "library: mosaic": (append("src/laglens/figures/mosaic.py"), {"draw_run": 3}),
     "library: figure style": (append("src/laglens/figures/style.py"), DRAWN | {"draw_training": 2}),
-    "package init of the lags": (append("src/laglens/lags/__init__.py"), FROM_LAGS),
+    "library: occlusion": (append("src/laglens/attribution/methods.py"), {"attribute_forecast": 3}),
+    "package init of the lags": (append("src/laglens/lags/__init__.py"), BESIDE_LAGS | FROM_LAGS),
     "library: store": (append("src/laglens/store.py"), EVERYTHING),
 }
 
