@@ -117,7 +117,7 @@ def draw_comparison(
         for row, (head, two) in enumerate(zip(heads, maps, strict=True)):
             top = HEADER + ROW * row
             pair.draw_maps(figure, top, head, two, norms)
-            pair.draw_lags(figure, top + MAP_TOP + MAP + 0.5 + LAG_TOP, head.of(nodes[head.node]))
+            pair.draw_lags(figure, top + MAP_TOP + MAP + 0.5 + LAG_TOP, head, head.of(nodes[head.node]))
         caption(figure, 0.2, HEADER + ROW * len(heads) + 0.1, note, WIDTH - 0.4)
     return figure
 
@@ -171,7 +171,7 @@ class _Pair:
         for column, (name, weights, norm, cmap, curves) in enumerate(columns):
             left = LEFT + column * (MAP + BETWEEN)
             write(figure, left, top + 0.32, name, room=MAP, fontsize=LABEL)
-            axes = place(figure, left, top + MAP_TOP, MAP, MAP)
+            axes = place(figure, left, top + MAP_TOP, MAP, MAP, label=f"map {'ABD'[column]} {head.label}")
             draw_map(axes, weights, norm, cmap)
             if column < 2:
                 outline_strongest(axes, weights, self.settings.top_overlay_percent)
@@ -195,15 +195,15 @@ class _Pair:
         if column < 2:
             axes.tick_params(axis="y", length=0, labelright=False)
 
-    def draw_lags(self, figure: Figure, top: float, lags: xr.Dataset) -> None:
+    def draw_lags(self, figure: Figure, top: float, head: Head, lags: xr.Dataset) -> None:
         arrow = self.part.replace("->", " → ")
         tiers = truth.TIER * min(len(self.known), truth.ROWS)
         left, width, right = 0.7, 2.7, 4.3
         write(figure, left, top - tiers - 0.1, f"both, {arrow}", **BOLD)
         write(figure, right, top - tiers - 0.1, f"A \N{MINUS SIGN} B, {arrow}", **BOLD)
-        both = place(figure, left, top, width, LAG_HEIGHT)
+        both = place(figure, left, top, width, LAG_HEIGHT, label=f"both {head.label}")
         self._draw_both(both, lags)
-        change = place(figure, right, top, width, LAG_HEIGHT)
+        change = place(figure, right, top, width, LAG_HEIGHT, label=f"difference {head.label}")
         draw_change(change, lags)
         for axes in (both, change):
             lag_panel.style_lag_axes(axes, lags["lag"].values, self.unit, self.known)

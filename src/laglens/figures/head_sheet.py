@@ -22,13 +22,14 @@ from laglens.figures.heatmap import (
     outline_strongest,
 )
 from laglens.figures.reading import (
+    Head,
     attention_map,
     choose_heads,
-    excess,
     headline_part,
     null_sentence,
     require,
     stacks,
+    strength,
     strongest_lags,
     weight_label,
     with_part,
@@ -92,7 +93,9 @@ def draw_head_sheet(
     nodes = stacks(time_tree, "attention", "time tree")
     part = headline_part(lag_nodes := stacks(lags_tree, "ratio", "lags tree"), settings.part)
     lag_nodes = with_part(lag_nodes, part)
-    heads = choose_heads({name: excess(node) for name, node in lag_nodes.items()}, settings.heads)
+    for node in lag_nodes.values():
+        require(node, lag_panel.NEEDED, "lags tree")
+    heads = choose_heads({name: strength(node) for name, node in lag_nodes.items()}, settings.heads)
     maps = [head.of(attention_map(nodes[head.node], settings.window)) * 100 for head in heads]
     profiles = [head.of(lag_nodes[head.node]) for head in heads]
     sheet = _Sheet(time_tree, lag_nodes, part, settings)
@@ -104,8 +107,8 @@ def draw_head_sheet(
         draw_colour_bar(figure, norm, BAR_LEFT, 0.28, WIDTH - 0.22 - BAR_LEFT, weight_label(time_tree))
         for row, (head, weights, profile) in enumerate(zip(heads, maps, profiles, strict=True)):
             top = HEADER + ROW * row
-            sheet.draw_map(figure, top, f"{ascii_lowercase[row % 26]}  {head.label}", weights, norm)
-            sheet.draw_lags(figure, top, profile, ends)
+            sheet.draw_map(figure, top, ascii_lowercase[row % 26], head, weights, norm)
+            sheet.draw_lags(figure, top, head, profile, ends)
         bottom = HEADER + ROW * len(heads)
         lag_panel.draw_legend(figure, 0.2, bottom + 0.12, sheet.map_keys())
         lag_panel.draw_legend(figure, 0.2, bottom + 0.3, lag_panel.profile_keys(sheet.confidence))
@@ -127,9 +130,11 @@ class _Sheet:
         self.dates = window_dates(tree, settings.window)
         self.confidence = float(first.attrs.get("confidence", 0.95))
 
-    def draw_map(self, figure: Figure, top: float, name: str, weights: xr.DataArray, norm: Normalize) -> None:
-        write(figure, LEFT, top + 0.12, name, fontweight="bold", fontsize=LABEL + 1)
-        axes = place(figure, LEFT, top + ROW_HEADER, MAP, MAP)
+    def draw_map(
+        self, figure: Figure, top: float, letter: str, head: Head, weights: xr.DataArray, norm: Normalize
+    ) -> None:
+        write(figure, LEFT, top + 0.12, f"{letter}  {head.label}", fontweight="bold", fontsize=LABEL + 1)
+        axes = place(figure, LEFT, top + ROW_HEADER, MAP, MAP, label=f"map {head.label}")
         draw_map(axes, weights, norm)
         outline_strongest(axes, weights, self.settings.top_overlay_percent)
         draw_border(axes, self.window.history)
@@ -162,10 +167,11 @@ class _Sheet:
         axes.set_ylabel(f"query time ({name})")
         axes.yaxis.set_label_coords(-(MARGIN + 2 * GAP) / MAP, 0.5)
 
-    def draw_lags(self, figure: Figure, top: float, profile: xr.Dataset, ends: tuple[float, float]) -> None:
+    def draw_lags(self, figure: Figure, top: float, head: Head, profile: xr.Dataset, ends: tuple[float, float]) -> None:
         tiers = truth.TIER * min(len(self.known), truth.ROWS)
         shift = 0.3
-        axes = place(figure, LAG_LEFT, top + ROW_HEADER - shift + tiers, LAG_WIDTH, MAP + shift - tiers)
+        place_at = (LAG_LEFT, top + ROW_HEADER - shift + tiers, LAG_WIDTH, MAP + shift - tiers)
+        axes = place(figure, *place_at, label=f"lags {head.label}")
         lag_panel.style_ratio_axis(axes, ends)
         lag_panel.style_lag_axes(axes, profile["lag"].values, self.unit, self.known)
         lag_panel.draw_profile(axes, profile)
@@ -175,13 +181,13 @@ class _Sheet:
         write(figure, LAG_LEFT, top + 0.27, self._finding(profile), room=LAG_WIDTH, fontsize=SMALL, color=MUTED)
 
     def _finding(self, profile: xr.Dataset) -> str:
-        ratio = (profile["ratio"] / profile["limit"]).where(profile["lag"] != 0)
-        lag = strongest_lags(ratio).item()
+        strong = (profile["ratio"] / profile["limit"]).where((profile["lag"] != 0) & (profile["ratio"] > 1))
+        lag = strongest_lags(strong).item()
         zero = lag_panel.lag_zero(profile)
         if lag is None:
-            finding = "no lag above the limit"
+            finding = "no lag above both the limit and uniform attention"
         else:
-            finding = f"strongest at {self.unit.format(lag)}: {float(ratio.max()):.2g} × the limit"
+            finding = f"strongest at {self.unit.format(lag)}: {float(strong.max()):.2g} × the limit"
         return f"{finding}; {zero}" if zero else finding
 
     def map_keys(self) -> list[lag_panel.Key]:

@@ -167,7 +167,7 @@ def draw_colour_bar(
     figure: Figure, norm: Normalize, left: float, top: float, width: float, label: str, cmap: str = SEQUENTIAL
 ) -> Axes:
     """Small horizontal colour bar at a place in inches; its ends say that the scale is cut there."""
-    axes = place(figure, left, top, width, 0.08)
+    axes = place(figure, left, top, width, 0.08, label=f"colour bar, {label}")
     bar = figure.colorbar(ScalarMappable(norm, cmap), cax=axes, orientation="horizontal")
     bar.outline.set_visible(False)
     low, middle, high = (float(x) for x in norm.inverse(np.array([0, 0.5, 1])))

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from laglens.figures.reading import require
 from laglens.figures.style import ACCENT, BAND, FAINT, INK, MUTED, SMALL, place, text_width
 from laglens.figures.times import TimeUnit, number, unit_ticks
 from laglens.figures.truth import Rhythm, periods_of
 
+LOWEST = 1 / 32  # of uniform attention: what lies below is next to nothing, and would flatten the rest
 NEEDED = ("ratio", "band", "limit")
 LIMIT = (0, (2.5, 1.5))  # dashes
 
@@ -31,7 +31,7 @@ def ratio_range(lags: Iterable[xr.Dataset]) -> tuple[float, float]:
     finite = np.concatenate(values)
     finite = finite[np.isfinite(finite) & (finite > 0)]
     low, high = min(float(finite.min()), 0.9), max(float(finite.max()), 1.2)
-    return max(low / 1.15, high / 1e4), high * 1.15
+    return max(low / 1.15, LOWEST), high * 1.15
 
 
 def draw_profile(axes: Axes, lags: xr.Dataset, colour: str = ACCENT) -> None:
@@ -46,7 +46,6 @@ def draw_profile(axes: Axes, lags: xr.Dataset, colour: str = ACCENT) -> None:
     colour
         Colour of the line and the dots.
     """
-    require(lags, NEEDED, "lags tree")
     for one in sides(lags):
         lower, upper = (one["band"].sel(bound=bound).values for bound in ("lower", "upper"))
         axes.fill_between(one["lag"].values, lower, upper, color=BAND, linewidth=0, zorder=1)

@@ -75,7 +75,7 @@ def draw_lag_strip(
         top = 0.66 + truth.TIER * min(len(known), truth.ROWS) + 0.06
         figure = new_figure(top + row * len(heads) + 0.56 + caption_height(note, WIDTH - 0.4))
         left = 0.2 + max(text_width(head.label, SMALL) for head in heads) + 0.1
-        axes = place(figure, left, top, WIDTH - left - 0.2, row * len(heads))
+        axes = place(figure, left, top, WIDTH - left - 0.2, row * len(heads), label="lag strip")
         mappable = _draw(axes, image)
         style_lag_axes(axes, image["lag"].values, unit, known)
         axes.set_xlim(*edges(image["lag"].values)[[0, -1]])
@@ -93,7 +93,8 @@ def strip(nodes: Mapping[str, xr.Dataset]) -> xr.DataArray:
         excess(node).reset_coords(drop=True).stack(row=("layer", "head"), create_index=False) for node in nodes.values()
     ]
     values = xr.concat([block.drop_vars(("layer", "head")) for block in blocks], "row", join="outer")
-    return xr.apply_ufunc(np.log2, values.where(values > 0).transpose("row", "lag"))
+    lowest = values.clip(min=2.0**-20)  # half-precision weights can be 0, which is measured and has no logarithm
+    return xr.apply_ufunc(np.log2, lowest.transpose("row", "lag"))
 
 
 def scale_top(image: xr.DataArray) -> float:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from laglens.figures.reading import (
     attention_map,
-    excess,
     headline_part,
     null_sentence,
     stacks,
+    strength,
     strongest_lags,
     with_part,
 )
@@ -156,7 +156,7 @@ def draw_mosaic(
         figure = new_figure(grid.whole(height))
         write_title(figure, title, subtitle)
         left = 0.2 + max(text_width(_row_label(*label)) for label in labels) + 0.08
-        axes = place(figure, grid.whole(left), grid.whole(TOP), wide, high)
+        axes = place(figure, grid.whole(left), grid.whole(TOP), wide, high, label="mosaic")
         axes.imshow(tiles.image, cmap=_colours(), norm=NoNorm(), origin="lower", aspect="auto")
         axes.set_axis_off()
         _label_rows_and_heads(axes, tiles, labels, grid)
@@ -242,7 +242,7 @@ def _strongest_lags(lags: Mapping[str, xr.Dataset], maps: Mapping[str, xr.DataAr
     found: list[float | None] = []
     for name, weights in maps.items():
         if name in lags:
-            found.extend(strongest_lags(excess(lags[name])).ravel())
+            found.extend(strongest_lags(strength(lags[name])).ravel())
         else:
             found.extend([None] * (weights.sizes["layer"] * weights.sizes["head"]))
     return found
@@ -253,6 +253,7 @@ def _note(tree: xr.DataTree, attrs: Mapping[str, Any], part: str, window: int, p
     return (
         f"Key time to the right, query time upwards; window {window + 1} of {tree.sizes['sample']}. Each head on its "
         f"own scale: square root of the weight, cut at its {CLIP:g} % point{pooled}. Number: the strongest lag "
-        f"({unit.name}) from {part.replace('->', ' to ')} above the simultaneous limit ({null_sentence(attrs)}); "
+        f"({unit.name}) from {part.replace('->', ' to ')} above uniform attention and the "
+        f"simultaneous limit ({null_sentence(attrs)}); "
         "– where no lag passes."
     )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
 
 from laglens.errors import LaglensError
+from laglens.figures.settings import nearest
 
 HEADLINE = ("horizon->history", "readout->history", "history->history", "horizon->horizon", "history->horizon")
+STACKS = ("encoder", "decoder", "cross")
 AUTO_HEADS = 3
 Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
 NULLS = {"ar1": "AR(1) series", "ar1 - ar1": "pairs of AR(1) series, one like A and one like B,"}
@@ -37,14 +38,15 @@ class Head:
 
 
 def stacks(tree: xr.DataTree, variable: str, what: str) -> dict[str, xr.Dataset]:
-    """Nodes of a tree that hold `variable`, by name.
+    """Nodes of a tree that hold `variable`, by name, in the order of `STACKS`.
 
     Raises
     ------
     LaglensError
         No node holds it.
     """
-    nodes = {name: node.to_dataset() for name, node in tree.children.items() if variable in node.data_vars}
+    names = sorted(tree.children, key=lambda name: STACKS.index(name) if name in STACKS else len(STACKS))
+    nodes = {name: tree[name].to_dataset() for name in names if variable in tree[name].data_vars}
     if not nodes:
         found = ", ".join(tree.children) or "none"
         raise LaglensError(f"the {what} has no node with {variable!r} (nodes: {found}); is it the right file?")
@@ -86,7 +88,13 @@ def _has_lag(values: xr.DataArray) -> np.ndarray:
 
 def excess(lags: xr.Dataset) -> xr.DataArray:
     """Ratio divided by its simultaneous limit, ``(layer, head, lag)``; above 1 = evidence. Lag 0 is left out."""
+    require(lags, ("limit",), "lags tree")
     return (lags["ratio"] / lags["limit"]).where(lags["lag"] != 0).transpose("layer", "head", "lag")
+
+
+def strength(lags: xr.Dataset) -> xr.DataArray:
+    """`excess` where a head attends more than uniformly: to avoid a lag less than the null does is no preference."""
+    return excess(lags).where(lags["ratio"] > 1)
 
 
 def null_sentence(attrs: Mapping[str, Any]) -> str:
@@ -123,7 +131,7 @@ def choose_heads(
     Parameters
     ----------
     strengths
-        Of each node, ``(layer, head, lag)``: `excess` or alike.
+        Of each node, ``(layer, head, lag)``: `strength` or alike.
     wanted
         ``"auto"`` or labels.
     most
@@ -146,15 +154,17 @@ def _find(label: str, heads: list[Head]) -> Head:
     by_label = {head.label: head for head in heads}
     if label in by_label:
         return by_label[label]
-    near = get_close_matches(label, by_label, n=1, cutoff=0.0)[0]
-    raise LaglensError(f"figures.heads: no head {label!r} among {len(heads)}; the nearest is {near!r}")
+    raise LaglensError(
+        f"figures.heads: no head {label!r} among {len(heads)}; the nearest is {nearest(label, by_label)!r}"
+    )
 
 
 def strongest_lags(values: xr.DataArray) -> np.ndarray:
     """The lag with the largest excess where it passes the limit, else None: ``(..., lag) -> (...)`` in samples."""
     above = values.transpose(..., "lag").fillna(-np.inf).values
-    strongest = values["lag"].values[above.argmax(-1)]
-    return np.where(above.max(-1) > 1, strongest.astype(object), None)
+    found = np.array(values["lag"].values[above.argmax(-1)], dtype=object)
+    found[above.max(-1) <= 1] = None
+    return found
 
 
 def attention_map(node: xr.Dataset, window: int) -> xr.DataArray:

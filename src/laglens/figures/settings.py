@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from typing import Any
 
 from laglens.errors import LaglensError
@@ -65,8 +65,7 @@ class FigureSettings:
         known = [field.name for field in fields(cls)]
         for key in settings or {}:
             if key not in known:
-                near = get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-                raise LaglensError(f"figures.{key} is no figure setting; the nearest is {near!r}")
+                raise LaglensError(f"figures.{key} is no figure setting; the nearest is {nearest(str(key), known)!r}")
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in (settings or {}).items()
         }
@@ -83,6 +82,11 @@ class FigureSettings:
         _check(window_is_index, "window", self.window, "the index of a window, 0 or more")
         _check(set(self.formats) <= set(FORMATS), "formats", list(self.formats), f"some of {', '.join(FORMATS)}")
         _check(self.dpi > 0, "dpi", self.dpi, "above 0")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word most like `word`; of equals the first."""
+    return max(known, key=lambda other: SequenceMatcher(None, word, other).ratio())
 
 
 def _check(right: bool, key: str, value: object, wanted: str) -> None:

@@ -55,6 +55,7 @@ RC: dict[str, Any] = {
     "lines.solid_joinstyle": "round",
     "text.color": INK,
     "text.parse_math": False,
+    "text.hinting": "no_hinting",  # else widths depend on the resolution
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "image.origin": "lower",

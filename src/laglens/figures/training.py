@@ -23,6 +23,7 @@ from laglens.figures.style import (
     WIDTH,
     caption,
     caption_height,
+    fit,
     look,
     new_figure,
     place,
@@ -32,7 +33,8 @@ from laglens.figures.style import (
 from laglens.figures.times import number
 
 STEPS = ("step", "epoch")
-ERRORS = "mean_absolute_error"
+ERRORS = "held_out_errors"
+COUNT = "n_series"  # in the errors of a card: how many series of each kind
 MODEL = "model"
 MARKERS = "sD^vP"
 TOP, HEIGHT = 0.78, 2.3  # inches of the panels
@@ -54,7 +56,7 @@ def draw_training(
     curve
         A column ``step`` or ``epoch``; every other column is one loss, such as ``training_loss``.
     card
-        Model card: ``training.best_epoch`` is marked, ``mean_absolute_error`` (by forecast, or by forecast and kind
+        Model card: ``training.best_epoch`` is marked, ``held_out_errors`` (by forecast, or by forecast and kind
         of series) is drawn; both may be absent.
     settings
         The ``figures`` section of the config.
@@ -78,7 +80,7 @@ def draw_training(
         _draw_losses(axes, curve, step, losses, card.get("training", {}).get("best_epoch"))
         if len(errors):
             names = errors.columns if len(errors) == 1 else errors.index
-            labels = max(text_width(_plain(name), SMALL) for name in names)
+            labels = max(text_width(*_row_name(name)) for name in names)
             left = WIDTH - right + 0.35 + labels
             _draw_errors(place(figure, left, TOP, WIDTH - 0.2 - left, HEIGHT), errors)
         caption(figure, 0.2, TOP + HEIGHT + 0.62, note, WIDTH - 0.4)
@@ -91,7 +93,7 @@ def error_table(card: Mapping[str, Any]) -> pd.DataFrame:
     columns = {
         name: pd.Series(value if isinstance(value, Mapping) else {"validation windows": value})
         for name, value in errors.items()
-        if isinstance(value, (Mapping, float, int))
+        if name != COUNT
     }
     order = sorted(columns, key=lambda name: name != MODEL)
     return pd.DataFrame(columns)[order].astype(float) if columns else pd.DataFrame()
@@ -151,7 +153,7 @@ def _round_steps(low: float, high: float) -> list[float]:
 def _draw_errors(axes: Axes, errors: pd.DataFrame) -> None:
     """Dots by kind of series, one marker per forecast; a single kind becomes one named row per forecast."""
     single = len(errors) == 1
-    rows = [_plain(name) for name in (errors.columns if single else errors.index)]
+    rows = [_row_name(name)[0] for name in (errors.columns if single else errors.index)]
     for index, name in enumerate(errors.columns):
         at = index if single else np.arange(len(errors))
         axes.plot(errors[name], at, linestyle="none", label=_plain(name), **_marker(index, name == MODEL))
@@ -165,7 +167,7 @@ def _draw_errors(axes: Axes, errors: pd.DataFrame) -> None:
     axes.set_yticklabels(rows, fontsize=SMALL)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("mean absolute error (sd)")
+    axes.set_xlabel("mean absolute error (sd)", loc="right")
     if not single:
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0.1, **LEGEND)
 
@@ -176,15 +178,22 @@ def _marker(index: int, model: bool) -> dict[str, Any]:
     return {"marker": MARKERS[(index - 1) % len(MARKERS)], "color": FAINT, "markersize": 5, "markeredgecolor": MUTED}
 
 
+def _row_name(name: object) -> tuple[str, float]:
+    """Name of a row of errors, cut where it would leave no room for them, and its size."""
+    return fit(_plain(name), 1.2, SMALL)[0], SMALL
+
+
 def _plain(name: object) -> str:
     return str(name).replace("_", " ")
 
 
 def _note(curve: pd.DataFrame, card: Mapping[str, Any], step: str, errors: pd.DataFrame) -> str:
     size = f"{card['parameters']:,} parameters; " if "parameters" in card else ""
-    data = f"trained on: {card['data']}; " if "data" in card else ""
+    data = f"trained on: {card['trained_on']}; " if "trained_on" in card else ""
+    count = card.get(ERRORS, {}).get(COUNT)
+    series = f"{count} series of each kind" if count else "data"
     held_out = (
-        "Right: error over the horizon on data the model was not trained on, in standard deviations of the history, "
-        "beside forecasts that need no model."
+        f"Right: error over the horizon on {series} the model was not trained on, in standard deviations of the "
+        "history, beside forecasts that need no model."
     )
     return f"{size}{data}{len(curve)} points to {step} {int(curve[step].iloc[-1]):,}. {held_out if len(errors) else ''}"

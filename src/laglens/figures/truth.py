@@ -14,7 +14,8 @@ from laglens.figures.times import TimeUnit
 
 TIER = 0.125  # inches between two rows of labels above an axes
 ROWS = 3
-CLOSEST = 0.2  # inches: multiples nearer than this would be a raster without names; the period alone is drawn
+DENSE = 0.2  # inches: multiples nearer than this are drawn fainter
+CLOSEST = 0.08  # inches: multiples nearer than this would be a raster; the period alone is drawn
 DOTTED: dict[str, Any] = {"linewidth": 0.6, "linestyle": (0, (1, 2)), "zorder": 1.5}
 NOTES = {"yes": (), "coarse": ("under 4 tokens: read with care",), "no": ("under 2 tokens: not testable",)}
 
@@ -109,6 +110,7 @@ def mark_rhythms(axes: Axes, known: Sequence[Rhythm], *, colour: str = MUTED) ->
     inches = axes.get_position().width * axes.figure.get_size_inches()[0] / (high - low)  # per sample
     for row, rhythm in enumerate(known[:ROWS]):
         faint = rhythm.testable == "no"
+        line = FAINT if faint or (rhythm.repeats and rhythm.samples * inches < DENSE) else colour
         lags = rhythm.multiples(max(abs(low), abs(high)))
         if rhythm.samples * inches < CLOSEST:
             lags = lags[:1]
@@ -117,7 +119,7 @@ def mark_rhythms(axes: Axes, known: Sequence[Rhythm], *, colour: str = MUTED) ->
             for multiple, lag in enumerate(lags, start=1):
                 if not low <= sign * lag <= high:
                     continue
-                axes.axvline(sign * lag, color=FAINT if faint else colour, **DOTTED)
+                axes.axvline(sign * lag, color=line, **DOTTED)
                 label = rhythm.label(multiple)
                 half = text_width(label, SMALL) / 2 / inches
                 if lag - half >= free:
