@@ -126,12 +126,15 @@ def test_mosaic_keeps_orientation_and_order(run):
     time, lags = run
     size = time["encoder"].sizes["key"]
     corner = np.full((size, size), 0.001)
-    corner[-1, 0] = 1  # the last query on the first key: upper left
+    corner[-3:, :3] = 1  # the last queries on the first keys: upper left
     figure = draw_mosaic(set_maps(time, corner), lags)
     image = axes_named(figure, "mosaic")[0].images[0].get_array()
     tiles = tile([shade(np.stack([corner] * 4))] * 2, Grid.fit([(2, 4, size, size)], 200).gap)
     np.testing.assert_array_equal(image, tiles.image)
     assert image[tiles.bottom[0] + size - 1, tiles.left[0]] == 254
+    upper_left = pixels_of(figure, axes_named(figure, "mosaic")[0], dpi=200)[-size:, :size]
+    zoom = Grid.fit([(2, 4, size, size)], 200).zoom
+    assert upper_left[-zoom + 2 :, : zoom - 2].min() > 200 > 100 > upper_left[: size // 2].max()
     assert tiles.bottom[0] > tiles.bottom[-1] and tiles.left[1] > tiles.left[0]
 
 
