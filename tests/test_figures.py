@@ -132,9 +132,9 @@ def test_mosaic_keeps_orientation_and_order(run):
     tiles = tile([shade(np.stack([corner] * 4))] * 2, Grid.fit([(2, 4, size, size)], 200).gap)
     np.testing.assert_array_equal(image, tiles.image)
     assert image[tiles.bottom[0] + size - 1, tiles.left[0]] == 254
-    upper_left = pixels_of(figure, axes_named(figure, "mosaic")[0], dpi=200)[-size:, :size]
     zoom = Grid.fit([(2, 4, size, size)], 200).zoom
-    assert upper_left[-zoom + 2 :, : zoom - 2].min() > 200 > 100 > upper_left[: size // 2].max()
+    first_head = pixels_of(figure, axes_named(figure, "mosaic")[0], dpi=200)[2 - size * zoom :, : size * zoom - 2]
+    assert first_head[-zoom:, :zoom].min() > 200 > 100 > first_head[: -4 * zoom].max()
     assert tiles.bottom[0] > tiles.bottom[-1] and tiles.left[1] > tiles.left[0]
 
 
