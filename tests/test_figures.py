@@ -21,7 +21,7 @@ from figure_runs import (
 
 from laglens.errors import LaglensError
 from laglens.figures import lag_strip, reading
-from laglens.figures.comparison import change_strength, draw_comparison
+from laglens.figures.comparison import beyond_limit, draw_comparison
 from laglens.figures.head_sheet import draw_head_sheet
 from laglens.figures.lag_strip import draw_lag_strip
 from laglens.figures.mosaic import Grid, draw_mosaic, pool_max, shade, tile
@@ -238,8 +238,8 @@ def test_dots_of_a_difference_lie_beyond_its_limits(comparison):
     beyond = (node["difference"] > limit.sel(bound="upper")) | (node["difference"] < limit.sel(bound="lower"))
     dots = np.concatenate([line.get_xdata() for line in lines(axes, "beyond the limit")])
     np.testing.assert_array_equal(np.sort(dots), node["lag"].values[(beyond & (node["lag"] != 0)).values])
-    strength = change_strength(tree["encoder"].to_dataset().sel(part="horizon->history"))
-    np.testing.assert_array_equal((strength.sel(layer=1, head=0) > 1).values, beyond.values & (node["lag"] != 0).values)
+    outside = beyond_limit(tree["encoder"].to_dataset().sel(part="horizon->history"))
+    np.testing.assert_array_equal((outside.sel(layer=1, head=0) > 0).values, beyond.values & (node["lag"] != 0).values)
 
 
 @pytest.mark.parametrize("size", [97, 100, 197, 250])

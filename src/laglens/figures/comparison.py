@@ -99,7 +99,7 @@ def draw_comparison(
     nodes = with_part(nodes, part, "difference")
     for node in nodes.values():
         require(node, NEEDED, "comparison")
-    heads = choose_heads({name: change_strength(node) for name, node in nodes.items()}, settings.heads, most=1)
+    heads = choose_heads({name: beyond_limit(node) for name, node in nodes.items()}, settings.heads, most=1)
     pair = _Pair(comparison, (time_a, time_b), nodes, part, settings)
     maps = [[pair.map_of(head, tree) for tree in pair.times] for head in heads]
     norms = (
@@ -113,7 +113,7 @@ def draw_comparison(
         figure = new_figure(HEADER + ROW * len(heads) + 0.1 + caption_height(note, WIDTH - 0.4))
         write_title(figure, title, subtitle, BARS[0] - 0.4)
         draw_colour_bar(figure, norms[0], BARS[0], 0.28, 1.5, weight_label(time_a))
-        draw_colour_bar(figure, norms[1], BARS[1], 0.28, 1.5, "A \N{MINUS SIGN} B", DIVERGING)
+        draw_colour_bar(figure, norms[1], BARS[1], 0.28, 1.5, "A \N{MINUS SIGN} B, % points", DIVERGING)
         for row, (head, two) in enumerate(zip(heads, maps, strict=True)):
             top = HEADER + ROW * row
             pair.draw_maps(figure, top, head, two, norms)
@@ -122,12 +122,15 @@ def draw_comparison(
     return figure
 
 
-def change_strength(node: xr.Dataset) -> xr.DataArray:
-    """Difference over its limit on the same side, ``(layer, head, lag)``; above 1 = more than the null. No lag 0."""
-    limit = xr.where(node["difference"] > 0, node["limit"].sel(bound="upper"), node["limit"].sel(bound="lower"))
-    middle = node["control_mean"]
-    strength = (node["difference"] - middle) / (limit - middle)
-    return strength.where(node["lag"] != 0).transpose("layer", "head", "lag")
+def beyond_limit(node: xr.Dataset) -> xr.DataArray:
+    """How far a difference lies outside its limits, ``(layer, head, lag)``; negative inside. No lag 0.
+
+    In shares of uniform attention, not relative to the limit: a head that never looks at a lag has limits near 0 there,
+    and passes them with differences that are next to nothing.
+    """
+    over = node["difference"] - node["limit"].sel(bound="upper", drop=True)
+    under = node["limit"].sel(bound="lower", drop=True) - node["difference"]
+    return np.maximum(over, under).where(node["lag"] != 0).transpose("layer", "head", "lag")
 
 
 class _Pair:
@@ -221,7 +224,7 @@ class _Pair:
     def note(self, drawn: int, total: int) -> str:
         which = f"{drawn} of {total} heads, as asked"
         if self.settings.heads == "auto":
-            which = f"of {total} heads the one whose difference is strongest against its limit"
+            which = f"of {total} heads the one whose difference goes furthest beyond its limit"
         signals = " and ".join(f"{letter} = {name}" for letter, name in zip("AB", self.names, strict=True))
         return (
             f"{signals}; A solid, B long dashes. Shown: {which}. Maps: A and B on one colour scale. Lags: mean of "

@@ -174,7 +174,14 @@ def _draw_errors(axes: Axes, errors: pd.DataFrame) -> None:
 
 def _marker(index: int, model: bool) -> dict[str, Any]:
     if model:
-        return {"marker": "o", "color": ACCENT, "markersize": 6, "zorder": 3}
+        return {
+            "marker": "o",
+            "color": ACCENT,
+            "markersize": 7,
+            "markeredgewidth": 1.8,
+            "fillstyle": "none",
+            "zorder": 3,
+        }
     return {"marker": MARKERS[(index - 1) % len(MARKERS)], "color": FAINT, "markersize": 5, "markeredgecolor": MUTED}
 
 
@@ -189,11 +196,10 @@ def _plain(name: object) -> str:
 
 def _note(curve: pd.DataFrame, card: Mapping[str, Any], step: str, errors: pd.DataFrame) -> str:
     size = f"{card['parameters']:,} parameters; " if "parameters" in card else ""
-    data = f"trained on: {card['trained_on']}; " if "trained_on" in card else ""
     count = card.get(ERRORS, {}).get(COUNT)
     series = f"{count} series of each kind" if count else "data"
     held_out = (
         f"Right: error over the horizon on {series} the model was not trained on, in standard deviations of the "
         "history, beside forecasts that need no model."
     )
-    return f"{size}{data}{len(curve)} points to {step} {int(curve[step].iloc[-1]):,}. {held_out if len(errors) else ''}"
+    return f"{size}{len(curve)} points to {step} {int(curve[step].iloc[-1]):,}. {held_out if len(errors) else ''}"
