@@ -15,6 +15,7 @@ from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import PARTS, Stack, TokenMap
 from laglens.progress import track
+from laglens.signals.windows import histories
 
 CUBE = ("sample", "layer", "head", "query", "key")
 ROW = CUBE[:-1]
@@ -55,7 +56,7 @@ def attention_tree(
     LaglensError
         The history holds NaN, or the capture is incomplete (see `laglens.attention.capture.read_attention`).
     """
-    history = _history(model, windows)
+    history = histories(windows, model.history)
     model = model.eval().to(device)
     n, stacks = len(history), model.stacks
     parts: dict[str, list[dict[str, NDArray]]] = {stack.name: [] for stack in stacks}
@@ -75,16 +76,6 @@ def attention_tree(
     root = root.assign_coords(step=np.arange(model.history, model.history + model.horizon))
     root.attrs |= {"history": model.history, "horizon": model.horizon, "certificate": certificate} | (attrs or {})
     return xr.DataTree.from_dict({"/": root, **nodes})
-
-
-def _history(model: Forecaster, windows: xr.Dataset) -> NDArray[np.float64]:
-    series = windows["series"].transpose("sample", "time").values
-    if series.shape[1] < model.history:
-        raise LaglensError(f"the model needs {model.history} samples of history, the windows have {series.shape[1]}")
-    history = np.ascontiguousarray(series[:, : model.history], dtype=np.float64)
-    if not np.isfinite(history).all():
-        raise LaglensError("the history of a window holds NaN or infinite values; fill the gaps of the signal first")
-    return history
 
 
 def _stack_arrays(stack: Stack, records: list[Record], dtype: torch.dtype) -> dict[str, NDArray]:

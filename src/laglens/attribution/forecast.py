@@ -14,6 +14,7 @@ from laglens.attribution.methods import METHODS, Explained
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import SPECIAL
+from laglens.signals.windows import histories
 
 
 def attribute_forecast(
@@ -62,7 +63,7 @@ def attribute_forecast(
     width = token_width(model) if window == "auto" else int(window)
     if width < 1:
         raise LaglensError(f"window is {window!r}; it must be 'auto' or at least one input sample")
-    shown = torch.from_numpy(_histories(windows, model.history)).to(device)
+    shown = torch.from_numpy(histories(windows, model.history)).to(device)
     explained = Explained(model.eval().to(device), step, batch)
     with torch.no_grad():
         forecast = torch.cat([explained(part) for part in shown.split(batch)])
@@ -88,15 +89,6 @@ def _check(methods: Sequence[str], step: int | None, horizon: int) -> None:
         raise LaglensError(f"{named} {', '.join(METHODS)}")
     if step is not None and not 1 <= step <= horizon:
         raise LaglensError(f"step is {step}; this model forecasts {horizon} samples, counted from 1")
-
-
-def _histories(windows: xr.Dataset, history: int) -> NDArray[np.float64]:
-    series = windows["series"].transpose("sample", "time").values[:, :history]
-    if series.shape[1] < history:
-        raise LaglensError(f"the model needs {history} samples of history, the windows have {series.shape[1]}")
-    if not np.isfinite(series).all():
-        raise LaglensError("the history of a window holds NaN or infinite values; fill the gaps of the signal first")
-    return np.ascontiguousarray(series, dtype=np.float64)
 
 
 def _labelled(found: dict[str, NDArray], forecast: NDArray, windows: xr.Dataset, attrs: dict[Any, Any]) -> xr.Dataset:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from laglens.lags.tables import in_time
+from laglens.lags.units import in_time
 
 HEAD = ["attribution_method", "layer", "head"]
 

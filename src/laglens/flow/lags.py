@@ -8,7 +8,7 @@ import xarray as xr
 
 from laglens.lags.layout import MIN_PAIRS, Layout
 from laglens.lags.profiles import profile_of_part, ratio_of_part
-from laglens.lags.tables import in_time
+from laglens.lags.units import in_time
 
 DIMS = ("part", "layer", "lag")
 

@@ -12,6 +12,7 @@ import xarray as xr
 from laglens.errors import LaglensError
 from laglens.lags.pairs import PARTS
 from laglens.lags.peaks import profile_peaks
+from laglens.lags.units import in_time
 
 AXES = ("part", "layer", "head", "lag")
 PEAK_COLUMNS = {
@@ -186,12 +187,6 @@ def _peak_rows(name: str, node: xr.Dataset, attrs: Mapping[Any, Any]) -> Iterato
                 "above": above_limit and above_prominence,
                 **nearest_multiple(at, node.attrs["periods"], step),
             }
-
-
-def in_time(lag: float, signal: Mapping[Any, Any]) -> dict[str, Any]:
-    """A lag in the time unit of the signal."""
-    step, unit = signal.get("time_step") or 1, signal.get("time_unit") or "samples"
-    return {"lag_time": lag * float(step), "time_unit": str(unit)}
 
 
 def _change_rows(name: str, node: xr.Dataset, attrs: Mapping[Any, Any]) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from laglens.errors import LaglensError
 
@@ -61,3 +62,20 @@ def windows(value: xr.DataArray, history: int, horizon: int, n: int) -> xr.Datas
         dates = np.concatenate([value["date"].values, np.full(horizon, np.datetime64("NaT"), "datetime64[ns]")])
         coords["date"] = (("sample", "time"), dates[within.values])
     return xr.Dataset({"series": cut}, coords=coords)
+
+
+def histories(windows: xr.Dataset, history: int) -> NDArray[np.float64]:
+    """What a model sees of its windows: ``series (sample, time) -> (sample, history)``.
+
+    Raises
+    ------
+    LaglensError
+        The windows are shorter than `history`, or hold NaN there.
+    """
+    series = windows["series"].transpose("sample", "time").values
+    if series.shape[1] < history:
+        raise LaglensError(f"the model needs {history} samples of history, the windows have {series.shape[1]}")
+    shown = np.ascontiguousarray(series[:, :history], dtype=np.float64)
+    if not np.isfinite(shown).all():
+        raise LaglensError("the history of a window holds NaN or infinite values; fill the gaps of the signal first")
+    return shown
