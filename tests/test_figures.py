@@ -21,7 +21,7 @@ from figure_runs import (
 
 from laglens.errors import LaglensError
 from laglens.figures import lag_strip, reading
-from laglens.figures.comparison import beyond_limit, draw_comparison
+from laglens.figures.comparison import beyond_limits, draw_comparison
 from laglens.figures.head_sheet import draw_head_sheet
 from laglens.figures.lag_strip import draw_lag_strip
 from laglens.figures.mosaic import Grid, draw_mosaic, pool_max, shade, tile
@@ -194,21 +194,18 @@ def test_a_weight_of_zero_is_measured_and_dark(run):
 
 def test_auto_heads_are_the_strongest_and_the_number_is_their_lag(run):
     nodes = reading.with_part(reading.stacks(run[1], "ratio", "lags tree"), "horizon->history")
-    strengths = {name: reading.strength(node) for name, node in nodes.items()}
-    chosen = reading.choose_heads(strengths)
+    beyond = {name: reading.beyond_limit(node) for name, node in nodes.items()}
+    chosen = reading.choose_heads(beyond)
     assert {head.label for head in chosen[:2]} == {"encoder L00 H00", "encoder L01 H00"}
-    lags_of = reading.strongest_lags(strengths["encoder"])
+    lags_of = reading.strongest_lags(beyond["encoder"])
     assert lags_of[0, 0] == lags_of[1, 0] == 24
 
 
-def test_a_lag_below_uniform_attention_is_never_the_strongest():
+def test_a_lag_that_gets_next_to_nothing_is_not_the_strongest_however_small_its_limit():
     lag = np.array([4.0, 8.0, 12.0])
-    lags = (
-        xr.Dataset({"ratio": ("lag", [2.0, 0.1, 0.2]), "limit": ("lag", [1.5, 0.001, 1.0])}, coords={"lag": lag})
-        .expand_dims("layer", 0)
-        .expand_dims("head", 1)
-    )
-    assert reading.strongest_lags(reading.strength(lags)).item() == 4
+    ratio = xr.Dataset({"ratio": ("lag", [2.0, 0.1, 0.2]), "limit": ("lag", [1.5, 0.001, 1.0])}, coords={"lag": lag})
+    assert reading.strongest_lags(reading.beyond_limit(ratio)).item() == 4
+    assert reading.strongest_lags(reading.beyond_limit(ratio.sel(lag=[12.0]))).item() is None
 
 
 # -- scales and pooling -----------------------------------------------------------------------------------------------
@@ -238,7 +235,7 @@ def test_dots_of_a_difference_lie_beyond_its_limits(comparison):
     beyond = (node["difference"] > limit.sel(bound="upper")) | (node["difference"] < limit.sel(bound="lower"))
     dots = np.concatenate([line.get_xdata() for line in lines(axes, "beyond the limit")])
     np.testing.assert_array_equal(np.sort(dots), node["lag"].values[(beyond & (node["lag"] != 0)).values])
-    outside = beyond_limit(tree["encoder"].to_dataset().sel(part="horizon->history"))
+    outside = beyond_limits(tree["encoder"].to_dataset().sel(part="horizon->history"))
     np.testing.assert_array_equal((outside.sel(layer=1, head=0) > 0).values, beyond.values & (node["lag"] != 0).values)
 
 

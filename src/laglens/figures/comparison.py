@@ -84,7 +84,8 @@ def draw_comparison(
     time_a, time_b
         Maps in time of both signals.
     settings
-        The ``figures`` section of the config; ``heads: auto`` draws the head whose difference is strongest.
+        The ``figures`` section of the config; ``heads: auto`` draws the head whose difference goes
+        furthest beyond its limits.
     title, subtitle
         What was compared.
 
@@ -99,7 +100,7 @@ def draw_comparison(
     nodes = with_part(nodes, part, "difference")
     for node in nodes.values():
         require(node, NEEDED, "comparison")
-    heads = choose_heads({name: beyond_limit(node) for name, node in nodes.items()}, settings.heads, most=1)
+    heads = choose_heads({name: beyond_limits(node) for name, node in nodes.items()}, settings.heads, most=1)
     pair = _Pair(comparison, (time_a, time_b), nodes, part, settings)
     maps = [[pair.map_of(head, tree) for tree in pair.times] for head in heads]
     norms = (
@@ -122,7 +123,7 @@ def draw_comparison(
     return figure
 
 
-def beyond_limit(node: xr.Dataset) -> xr.DataArray:
+def beyond_limits(node: xr.Dataset) -> xr.DataArray:
     """How far a difference lies outside its limits, ``(layer, head, lag)``; negative inside. No lag 0.
 
     In shares of uniform attention, not relative to the limit: a head that never looks at a lag has limits near 0 there,

@@ -24,12 +24,12 @@ from laglens.figures.heatmap import (
 from laglens.figures.reading import (
     Head,
     attention_map,
+    beyond_limit,
     choose_heads,
     headline_part,
     null_sentence,
     require,
     stacks,
-    strength,
     strongest_lags,
     weight_label,
     with_part,
@@ -52,7 +52,7 @@ from laglens.figures.style import (
     write,
     write_title,
 )
-from laglens.figures.times import TimeUnit, date_ticks, unit_ticks, window_dates
+from laglens.figures.times import TimeUnit, date_ticks, number, unit_ticks, window_dates
 
 LEFT, MAP, MARGIN, GAP = 0.86, 2.3, 0.38, 0.05  # inches
 LAG_LEFT, LAG_WIDTH = 4.25, 2.8
@@ -95,7 +95,7 @@ def draw_head_sheet(
     lag_nodes = with_part(lag_nodes, part)
     for node in lag_nodes.values():
         require(node, lag_panel.NEEDED, "lags tree")
-    heads = choose_heads({name: strength(node) for name, node in lag_nodes.items()}, settings.heads)
+    heads = choose_heads({name: beyond_limit(node) for name, node in lag_nodes.items()}, settings.heads)
     maps = [head.of(attention_map(nodes[head.node], settings.window)) * 100 for head in heads]
     profiles = [head.of(lag_nodes[head.node]) for head in heads]
     sheet = _Sheet(time_tree, lag_nodes, part, settings)
@@ -181,13 +181,13 @@ class _Sheet:
         write(figure, LAG_LEFT, top + 0.27, self._finding(profile), room=LAG_WIDTH, fontsize=SMALL, color=MUTED)
 
     def _finding(self, profile: xr.Dataset) -> str:
-        strong = (profile["ratio"] / profile["limit"]).where((profile["lag"] != 0) & (profile["ratio"] > 1))
-        lag = strongest_lags(strong).item()
+        lag = strongest_lags(beyond_limit(profile)).item()
         zero = lag_panel.lag_zero(profile)
         if lag is None:
-            finding = "no lag above both the limit and uniform attention"
+            finding = "no lag above the limit"
         else:
-            finding = f"strongest at {self.unit.format(lag)}: {float(strong.max()):.2g} × the limit"
+            ratio, limit = _at(profile, "ratio", lag), _at(profile, "limit", lag)
+            finding = f"furthest above its limit: {self.unit.format(lag)} ({ratio}, limit {limit})"
         return f"{finding}; {zero}" if zero else finding
 
     def map_keys(self) -> list[lag_panel.Key]:
@@ -204,7 +204,7 @@ class _Sheet:
     def note(self, drawn: int, total: int) -> str:
         windows, index = self.tree.sizes["sample"], self.settings.window
         which = (
-            f"the {drawn} of {total} heads strongest against their limit"
+            f"the {drawn} of {total} heads that go furthest above their limit"
             if self.settings.heads == "auto"
             else (f"{drawn} of {total} heads, as asked")
         )
@@ -214,3 +214,7 @@ class _Sheet:
             f"Lag profiles: mean of {self.attrs['n_windows']} windows; null: {null_sentence(self.attrs)}. "
             f"{truth.describe(self.known, self.unit, self.samples_per_token)}"
         )
+
+
+def _at(profile: xr.Dataset, name: str, lag: float) -> str:
+    return number(float(f"{float(profile[name].sel(lag=lag)):.2g}"))

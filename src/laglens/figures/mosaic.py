@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from laglens.figures.reading import (
     attention_map,
+    beyond_limit,
     headline_part,
     null_sentence,
     stacks,
-    strength,
     strongest_lags,
     with_part,
 )
@@ -124,7 +124,7 @@ def draw_mosaic(
     title: str = "",
     subtitle: str = "",
 ) -> Figure:
-    """Maps of every layer and head of a run as one image, each with its strongest lag above the limit.
+    """Maps of every layer and head of a run as one image, each with the lag furthest above its limit.
 
     Parameters
     ----------
@@ -238,11 +238,11 @@ def _number_heads(axes: Axes, tiles: Tiles, lags: Sequence[float | None], unit: 
 
 
 def _strongest_lags(lags: Mapping[str, xr.Dataset], maps: Mapping[str, xr.DataArray]) -> list[float | None]:
-    """The strongest lag above its limit of each head, in the order of the tiles."""
+    """The lag furthest above its limit of each head, in the order of the tiles."""
     found: list[float | None] = []
     for name, weights in maps.items():
         if name in lags:
-            found.extend(strongest_lags(strength(lags[name])).ravel())
+            found.extend(strongest_lags(beyond_limit(lags[name])).ravel())
         else:
             found.extend([None] * (weights.sizes["layer"] * weights.sizes["head"]))
     return found
@@ -252,8 +252,8 @@ def _note(tree: xr.DataTree, attrs: Mapping[str, Any], part: str, window: int, p
     unit = TimeUnit.of(tree.attrs.get("signal", {}))
     return (
         f"Key time to the right, query time upwards; window {window + 1} of {tree.sizes['sample']}. Each head on its "
-        f"own scale: square root of the weight, cut at its {CLIP:g} % point{pooled}. Number: the strongest lag "
-        f"({unit.name}) from {part.replace('->', ' to ')} above uniform attention and the "
+        f"own scale: square root of the weight, cut at its {CLIP:g} % point{pooled}. Number: the lag "
+        f"({unit.name}) from {part.replace('->', ' to ')} furthest above its "
         f"simultaneous limit ({null_sentence(attrs)}); "
         "– where no lag passes."
     )

@@ -92,9 +92,14 @@ def excess(lags: xr.Dataset) -> xr.DataArray:
     return (lags["ratio"] / lags["limit"]).where(lags["lag"] != 0).transpose("layer", "head", "lag")
 
 
-def strength(lags: xr.Dataset) -> xr.DataArray:
-    """`excess` where a head attends more than uniformly: to avoid a lag less than the null does is no preference."""
-    return excess(lags).where(lags["ratio"] > 1)
+def beyond_limit(lags: xr.Dataset) -> xr.DataArray:
+    """How far the ratio lies above its limit, ``(..., lag)``, in shares of uniform attention. Lag 0 is left out.
+
+    Unlike `excess` it is no division: where a head never looks its limit is near 0, and a weight of next to nothing is
+    many times that.
+    """
+    require(lags, ("limit",), "lags tree")
+    return (lags["ratio"] - lags["limit"]).where(lags["lag"] != 0).transpose(..., "lag")
 
 
 def null_sentence(attrs: Mapping[str, Any]) -> str:
@@ -124,14 +129,14 @@ def all_heads(nodes: Mapping[str, Labelled]) -> list[Head]:
 
 
 def choose_heads(
-    strengths: Mapping[str, xr.DataArray], wanted: str | Sequence[str] = "auto", most: int = AUTO_HEADS
+    beyond: Mapping[str, xr.DataArray], wanted: str | Sequence[str] = "auto", most: int = AUTO_HEADS
 ) -> list[Head]:
-    """Heads to draw: those named, or the strongest against their limit.
+    """Heads to draw: those named, or those that go furthest beyond their limit.
 
     Parameters
     ----------
-    strengths
-        Of each node, ``(layer, head, lag)``: `strength` or alike.
+    beyond
+        Of each node, ``(layer, head, lag)``: how far a lag lies beyond the limit.
     wanted
         ``"auto"`` or labels.
     most
@@ -142,11 +147,11 @@ def choose_heads(
     LaglensError
         A named head does not exist; the message gives the nearest.
     """
-    heads = all_heads(strengths)
+    heads = all_heads(beyond)
     if wanted != "auto":
         return [_find(label, heads) for label in wanted]
-    strongest = [values.transpose("layer", "head", "lag").fillna(-np.inf).max("lag") for values in strengths.values()]
-    order = np.argsort(-np.concatenate([values.values.ravel() for values in strongest]), kind="stable")
+    furthest = [values.transpose("layer", "head", "lag").fillna(-np.inf).max("lag") for values in beyond.values()]
+    order = np.argsort(-np.concatenate([values.values.ravel() for values in furthest]), kind="stable")
     return [heads[index] for index in order[:most]]
 
 
@@ -159,11 +164,11 @@ def _find(label: str, heads: list[Head]) -> Head:
     )
 
 
-def strongest_lags(values: xr.DataArray) -> np.ndarray:
-    """The lag with the largest excess where it passes the limit, else None: ``(..., lag) -> (...)`` in samples."""
-    above = values.transpose(..., "lag").fillna(-np.inf).values
-    found = np.array(values["lag"].values[above.argmax(-1)], dtype=object)
-    found[above.max(-1) <= 1] = None
+def strongest_lags(beyond: xr.DataArray) -> np.ndarray:
+    """The lag furthest beyond the limit, None where all are within: ``(..., lag) -> (...)`` in samples."""
+    values = beyond.transpose(..., "lag").fillna(-np.inf).values
+    found = np.array(beyond["lag"].values[values.argmax(-1)], dtype=object)
+    found[values.max(-1) <= 0] = None
     return found
 
 
