@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,9 @@ def report(targets: Iterable[str]) -> str:
     return said
 
 
-def apology(log: str) -> str:
-    """What a person can do after a failed run."""
+def apology(logs: Sequence[str]) -> str:
+    """What a person can do after a failed run; `logs` are those of Snakemake itself."""
     return (
         "\nA job failed. Its message is above; its own log is logs/RULE/..., Snakemake's is "
-        f"{log}\nWhat is finished stays: mend the cause and give the same command again."
+        f"{', '.join(map(str, logs))}\nWhat is finished stays: mend the cause and give the same command again."
     )
