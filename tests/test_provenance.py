@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from laglens.errors import LaglensError
-from laglens.provenance import _scan, code_hashes, package_versions, select
+from laglens.provenance import _scan, canonical_form, code_hashes, package_versions, select
 
 FILES = {
     "script.py": '"""Draw."""\nfrom laglens.figures.sheet import draw\n\ndraw(gamma=0.5)\n',
@@ -107,12 +107,12 @@ def test_a_lazy_export_is_refused(package: Path) -> None:
 def test_settings_keep_their_names_and_lose_their_order() -> None:
     config = {"models": {"a": {"x": 1, "y": 2}, "b": {}}, "lags": {"max_lag": "auto"}, "seed": 0}
     paths = {"model": "models.{model}", "max_lag": "lags.max_lag"}
-    chosen = select(config, paths, {"model": "a"})
+    chosen = select(canonical_form(config), paths, {"model": "a"})
     assert chosen == {"model": {"x": 1, "y": 2}, "max_lag": "auto"}
     reordered = {"lags": {"max_lag": "auto"}, "models": {"a": {"y": 2, "x": 1}}}
-    assert repr(select(reordered, paths, {"model": "a"})) == repr(chosen)
+    assert repr(select(canonical_form(reordered), paths, {"model": "a"})) == repr(chosen)
     swapped = {"lags": {"max_lag": "auto"}, "models": {"a": {"y": 1, "x": 2}}}
-    assert repr(select(swapped, paths, {"model": "a"})) != repr(chosen)
+    assert repr(select(canonical_form(swapped), paths, {"model": "a"})) != repr(chosen)
 
 
 def test_versions_are_read_without_importing() -> None:

@@ -26,7 +26,7 @@ def select(config: Mapping[str, Any], paths: Mapping[str, str], wildcards: Mappi
     Parameters
     ----------
     config
-        The study as nested dicts, JSON-native.
+        The study as nested dicts, in `canonical_form`.
     paths
         Name of each setting in the result, and where it lies: keys joined by dots, wildcards in braces, such as
         ``{"model": "models.{model}"}``.
@@ -36,16 +36,20 @@ def select(config: Mapping[str, Any], paths: Mapping[str, str], wildcards: Mappi
     Returns
     -------
     dict
-        Canonical: keys sorted at every depth, no tuples or sets. Names stay with their values, so that two
-        swapped values differ from the original.
+        The settings by name, sorted. Names stay with their values, so that two swapped values differ from the original.
     """
     chosen = {}
-    for name, path in paths.items():
+    for name in sorted(paths):
         value: Any = config
-        for key in path.split("."):
-            value = value[key.format_map(wildcards)]
+        for key in paths[name].split("."):
+            value = value[key.format_map(wildcards) if "{" in key else key]
         chosen[name] = value
-    return json.loads(json.dumps(chosen, sort_keys=True))
+    return chosen
+
+
+def canonical_form(value: Any) -> Any:
+    """Plain copy with keys sorted at every depth, without tuples: Snakemake compares settings as text."""
+    return json.loads(json.dumps(value, sort_keys=True))
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
@@ -98,16 +102,32 @@ def code_hashes(script: Path, source: Path) -> dict[str, str]:
 @cache
 def _scan(path: Path, source: Path) -> tuple[str, frozenset[str]]:
     """Digest of one file and the dotted names of the package's modules it may import."""
-    tree = ast.parse(path.read_text("utf-8"), str(path))
-    for node in ast.walk(tree):
-        for field, block in ast.iter_fields(node):
-            if isinstance(block, list):
-                setattr(node, field, [item for item in block if not _without_effect(item)])
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Field":
-            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "description"]
-    names = {name for node in ast.walk(tree) for name in _names(node, path, source)}
-    digest = hashlib.sha256(_plain(tree).encode()).hexdigest()[:12]
+    met: list[ast.AST] = []
+    text = _plain(ast.parse(path.read_text("utf-8"), str(path)), met)
+    names = {name for node in met for name in _names(node, path, source)}
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return digest, frozenset(name for name in names if f"{name}.".startswith(f"{PACKAGE}."))
+
+
+def _plain(node: Any, met: list[ast.AST]) -> str:
+    """Syntax tree as text, without what has no effect; `met` collects the nodes that may name a module.
+
+    Empty fields are left out, because Python versions differ in which ones they have.
+    """
+    if isinstance(node, list):
+        return f"[{','.join([_plain(item, met) for item in node if not _without_effect(item)])}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.Import | ast.ImportFrom | ast.Constant):
+        met.append(node)
+    parts = [type(node).__name__]
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if name == "keywords" and isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Field":
+            value = [keyword for keyword in node.keywords if keyword.arg != "description"]
+        if value is not None and value != []:
+            parts.append(f"{name}={_plain(value, met)}")
+    return f"({' '.join(parts)})"
 
 
 def _without_effect(node: Any) -> bool:
@@ -153,13 +173,3 @@ def _module(name: str, source: Path) -> Iterator[Path]:
     if all(part.isidentifier() for part in name.split(".")):
         stem = source.joinpath(*name.split("."))
         yield from (file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file())
-
-
-def _plain(node: Any) -> str:
-    """Syntax tree as text; empty fields are left out, because Python versions differ in which ones they have."""
-    if isinstance(node, ast.AST):
-        fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
-        return f"{type(node).__name__}({','.join(f'{name}={_plain(value)}' for name, value in fields)})"
-    if isinstance(node, list):
-        return f"[{','.join(map(_plain, node))}]"
-    return repr(node)

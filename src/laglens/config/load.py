@@ -11,6 +11,7 @@ from laglens.config.consistency import problems
 from laglens.config.messages import readable
 from laglens.config.study import Study
 from laglens.errors import LaglensError
+from laglens.provenance import canonical_form
 
 ABOUT_MODEL = ("architecture", "weights", "train")  # every other key of a model shapes it
 
@@ -35,7 +36,7 @@ def load_study(written: Mapping[str, Any]) -> Study:
 
 
 def canonical(study: Study) -> dict[str, Any]:
-    """The study as nested dicts, lists and plain values, with every default filled in.
+    """The study as nested dicts, lists and plain values, sorted and with every default filled in.
 
     Of each model, what shapes it lies apart in ``options``, so that a step may depend on it but not on the training;
     ``drawn_heads`` are those of the heads asked for that it has, for models and comparisons.
@@ -47,4 +48,4 @@ def canonical(study: Study) -> dict[str, Any]:
         model["drawn_heads"] = wanted or "auto"
     for comparison in plain["comparisons"].values():
         comparison["drawn_heads"] = plain["models"][comparison["model"]]["drawn_heads"]
-    return plain
+    return canonical_form(plain)
