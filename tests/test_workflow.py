@@ -187,7 +187,9 @@ def test_a_new_version_of_torch_reruns_what_runs_models(workflow: WorkflowCopy, 
     assert workflow.stale(python_path=fake.parent) == FROM_MODELS
 
 
-def test_figures_are_drawn_again_without_torch_and_the_run_says_where_to_look(workflow: WorkflowCopy, tmp_path: Path) -> None:
+def test_figures_are_drawn_again_without_torch_and_the_run_says_where_to_look(
+    workflow: WorkflowCopy, tmp_path: Path
+) -> None:
     for package in ("torch", "timm", "torchvision", "statsmodels"):
         (tmp_path / "poison" / package).mkdir(parents=True)
         (tmp_path / "poison" / package / "__init__.py").write_text(f"raise ImportError('{package} is poisoned')\n")
