@@ -12,7 +12,7 @@ from laglens.attention.cube import attention_tree
 from laglens.models.forecaster import Forecaster
 from laglens.time.reduce import average_windows, stack_replicates, to_time
 
-WINDOWS_AT_ONCE = 128
+WINDOWS_AT_ONCE = 64
 
 
 def control_time_tree(
