@@ -171,6 +171,7 @@ def test_fewer_captured_than_found_names_the_module() -> None:
         read_attention(model, torch.randn(2, 8, 6))
 
 
+@pytest.mark.filterwarnings("ignore:.*jit.trace:FutureWarning")  # deprecated, and still met
 def test_a_traced_model_is_an_error_not_an_empty_result() -> None:
     x = torch.randn(2, 9, 16)
     traced = torch.jit.trace(ByName().eval(), (x,))

@@ -170,7 +170,7 @@ def test_fitting_beats_naive_forecasts_and_keeps_the_best_epoch() -> None:
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(a, b)
     best = curves[0].attrs["best_epoch"]
-    assert curves[0]["validation_loss"].argmin() + 1 == best
+    assert curves[0]["validation_loss"].values.argmin() + 1 == best
     held_out = split_windows(seasonal(), 30)[1]
     with torch.no_grad():
         reached = models[0].loss(held_out).item()
