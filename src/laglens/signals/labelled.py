@@ -115,6 +115,11 @@ def labelled(
     return dataset
 
 
+def more(rows: NDArray[np.int64]) -> str:
+    """Say how many rows beside the first have the same fault."""
+    return f" (as are {len(rows) - 1} more)" if len(rows) > 1 else ""
+
+
 def checked(signal: xr.Dataset) -> xr.Dataset:
     """Return the signal unchanged if a model could be run on it.
 
@@ -134,8 +139,7 @@ def checked(signal: xr.Dataset) -> xr.Dataset:
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise LaglensError(
-                f"{which}: the value at time {bad[0]} is {values[bad[0]]} (as are {len(bad) - 1} more); "
-                "every value must be finite"
+                f"{which}: the value at time {bad[0]} is {values[bad[0]]}{more(bad)}; every value must be finite"
             )
         if np.ptp(values) <= ROUNDING * np.abs(values).max():
             raise LaglensError(

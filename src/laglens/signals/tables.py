@@ -11,7 +11,7 @@ from laglens.config.messages import nearest
 from laglens.config.signals import OwnTable
 from laglens.errors import LaglensError
 from laglens.signals.clock import Clock, read_clock
-from laglens.signals.labelled import labelled
+from laglens.signals.labelled import labelled, more
 
 
 def from_table(spec: OwnTable, table: pd.DataFrame, name: str = "signal") -> xr.Dataset:
@@ -105,7 +105,7 @@ def _filled(column: pd.Series, clock: Clock, interpolate: bool, where: str) -> t
     gaps = np.flatnonzero(~np.isfinite(numbers))
     if len(gaps) and not interpolate:
         raise LaglensError(
-            f"{where}, row {gaps[0] + 1}: the value is missing (as are {len(gaps) - 1} more); fill it, or give "
+            f"{where}, row {gaps[0] + 1}: the value is missing{more(gaps)}; fill it, or give "
             "'interpolate: true' to fill gaps on a straight line"
         )
     if len(gaps) and {0, len(numbers) - 1} & set(gaps.tolist()):
