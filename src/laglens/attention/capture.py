@@ -190,7 +190,7 @@ class AttentionCapture(TorchFunctionMode):
                 "invisible, so switch the model to torch's own attention"
             )
         for record in self.records:
-            if not torch.isfinite(record.weights).all():
+            if not torch.isfinite(record.weights.sum(-1)).all():
                 raise LaglensError(
                     f"attention weights of '{record.module}' are not finite; "
                     "look for NaN in the input or in the model's weights"

@@ -28,6 +28,7 @@ def attention_tree(
     *,
     dtype: str = "float16",
     batch: int = 32,
+    statistics: bool = True,
     device: torch.device | str = "cpu",
     attrs: dict[str, Any] | None = None,
 ) -> xr.DataTree:
@@ -43,6 +44,8 @@ def attention_tree(
         Of the stored weights, ``float16`` or ``float32``. Row statistics always come from float32.
     batch
         Windows per forward pass.
+    statistics
+        Whether to keep the row statistics.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def attention_tree(
         certificate = certificate or capture.certificate
         forecasts.append(output.cpu().numpy())
         for stack in stacks:
-            parts[stack.name].append(_stack_arrays(stack, capture.records, DTYPES[dtype]))
+            parts[stack.name].append(_stack_arrays(stack, capture.records, DTYPES[dtype], statistics))
     nodes = {stack.name: _node(stack, parts[stack.name]) for stack in stacks}
     root = windows.assign(forecast=(("sample", "step"), np.concatenate(forecasts)))
     root = root.assign_coords(step=np.arange(model.history, model.history + model.horizon))
@@ -78,7 +81,7 @@ def attention_tree(
     return xr.DataTree.from_dict({"/": root, **nodes})
 
 
-def _stack_arrays(stack: Stack, records: list[Record], dtype: torch.dtype) -> dict[str, NDArray]:
+def _stack_arrays(stack: Stack, records: list[Record], dtype: torch.dtype, statistics: bool) -> dict[str, NDArray]:
     """Weights and row statistics of one batch, layers stacked: ``(sample, layer, head, query[, key])``."""
     found = {record.module: record for record in records if record.call == 0}
     missing = [layer for layer in stack.layers if layer not in found]
@@ -92,9 +95,10 @@ def _stack_arrays(stack: Stack, records: list[Record], dtype: torch.dtype) -> di
             f"stack '{stack.name}': the token map has {expected} tokens, the weights of {wrong[0]} do not"
         )
     weights = torch.stack(layers, dim=1).float()
-    statistics = row_statistics(weights)
+    found_in_rows = row_statistics(weights) if statistics else {}
     # torch casts to half some 20 times faster than numpy when most weights are subnormal.
-    return {"attention": weights.to(dtype).cpu().numpy()} | {k: v.cpu().numpy() for k, v in statistics.items()}
+    arrays = {"attention": weights.to(dtype)} | found_in_rows
+    return {name: array.cpu().numpy() for name, array in arrays.items()}
 
 
 def row_statistics(weights: Tensor) -> dict[str, Tensor]:
@@ -118,7 +122,8 @@ def _node(stack: Stack, batches: list[dict[str, NDArray]]) -> xr.Dataset:
     coords["layer_name"] = ("layer", np.array(stack.layers, dtype=object))
     coords |= token_coordinates("query", stack.query) | token_coordinates("key", stack.key)
     node = xr.Dataset(variables, coords)
-    node["entropy"].attrs = {"units": "nats"}
+    if "entropy" in node:
+        node["entropy"].attrs = {"units": "nats"}
     return node
 
 

@@ -83,7 +83,7 @@ def _reduce(node: xr.Dataset, normalisation: str) -> xr.Dataset:
         {
             "attention": (("sample", "layer", "head", "query", "key"), maps),
             "special_mass": (("sample", "layer", "head", "query"), _mean_groups(special, query_columns, axis=-1)),
-            **{name: _over_tokens(node[name]) for name in ROW_STATISTICS},
+            **{name: _over_tokens(node[name]) for name in ROW_STATISTICS if name in node},
         },
         coords={name: node[name] for name in ("layer", "head", "layer_name")},
         attrs=node.attrs | {"normalisation": normalisation, "samples_per_token": _samples_per_token(node)},
@@ -118,7 +118,8 @@ def _sum_groups(array: NDArray, columns: NDArray[np.int64], axis: int) -> NDArra
 
 def _mean_groups(array: NDArray, columns: NDArray[np.int64], axis: int) -> NDArray:
     sizes = _group_sizes(columns).astype(np.float32)
-    return _sum_groups(array, columns, axis) / sizes.reshape((-1,) + (1,) * (-1 - axis))
+    sums = _sum_groups(array, columns, axis)
+    return sums if (sizes == 1).all() else sums / sizes.reshape((-1,) + (1,) * (-1 - axis))
 
 
 def _over_tokens(statistic: xr.DataArray) -> xr.Variable:
