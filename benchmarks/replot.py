@@ -12,18 +12,26 @@ from pathlib import Path
 import yaml
 
 from benchmarks import study
-from benchmarks.measure import ROOT, Cost, alternately, keep, show, show_machine, timed
+from benchmarks.measure import ROOT, SNAKEMAKE, Cost, alternately, keep, show, show_machine, timed
 
 GOAL = 1.5
 GAMMAS = cycle([0.45, 0.55, 0.65])
 
 
 def workplace(source: Path, folder: Path) -> None:
-    """Copy a finished study with its dates and Snakemake's records, so that nothing in it is stale."""
-    for name in ("results", "logs", ".snakemake"):
+    """Copy a finished study with its dates and Snakemake's records.
+
+    Raises
+    ------
+    SystemExit
+        Something in it is stale, so more than figures would be measured.
+    """
+    study.lay_out(folder)
+    for name in ("results", ".snakemake"):
         shutil.copytree(source / name, folder / name, symlinks=True)
-    shutil.copy(source / "config.yaml", folder)
-    (folder / "data").symlink_to(ROOT / "data")
+    timed([SNAKEMAKE, "--dry-run"], folder)
+    if "Nothing to be done" not in (folder / "output.txt").read_text("utf-8"):
+        sys.exit(f"{source}: the study is not finished, or stale; run `make` first")
 
 
 def change_gamma(folder: Path) -> None:
@@ -62,7 +70,6 @@ def main(source: Path = ROOT, repeats: int = 3) -> None:
     with tempfile.TemporaryDirectory(prefix="laglens-replot-") as temporary:
         folder = Path(temporary)
         workplace(source, folder)
-        study.run(folder)  # nothing, or what was stale
         costs = alternately(repeats, workflow=lambda: by_workflow(folder), by_hand=lambda: by_hand(folder))
         figures = sum(path.is_file() for path in (folder / "by_hand").rglob("*"))
     workflow, hand = costs["workflow"], costs["by_hand"]
