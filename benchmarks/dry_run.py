@@ -86,7 +86,7 @@ def compare(runs: int, repeats: int, work: Path) -> Comparison:
 def main(repeats: int = 3) -> None:
     """Measure 1,000 runs, and as many runs as make about 1,000 jobs."""
     with tempfile.TemporaryDirectory(prefix="laglens-dry-run-") as work:
-        results = [compare(runs, repeats, Path(work)) for runs in (166, 1000)]
+        results = [compare(runs, repeats, Path(work)) for runs in (110, 1000)]
     keep("dry_run", {"repeats": repeats, "goal": GOAL, "results": [asdict(r) | {"ratio": r.ratio} for r in results]})
     show(
         f"Dry run: laglens against an empty Snakefile with as many jobs (medians of {repeats}; goal {GOAL:g}x)",
