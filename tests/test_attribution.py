@@ -15,7 +15,7 @@ from laglens.attribution.lags import attribution_lags
 from laglens.attribution.methods import METHODS, bridge, intact_scaling
 from laglens.attribution.table import attribution_table
 from laglens.errors import LaglensError
-from laglens.models.forecaster import Forecaster
+from laglens.models.forecaster import ScaledForecaster
 from laglens.models.tokens import Stack, TokenMap
 from laglens.store import read_tree, write_tree
 from laglens.time.reduce import to_time
@@ -37,7 +37,7 @@ class Linear(nn.Module):
         return history @ self.weights.T
 
 
-class Scaled(Forecaster):
+class Scaled(ScaledForecaster):
     """A linear forecast of the scaled history, in float32."""
 
     limit = 100.0

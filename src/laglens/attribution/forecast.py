@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from laglens.attribution.methods import METHODS, Explained
 from laglens.errors import LaglensError
-from laglens.models.forecaster import Forecaster
+from laglens.models.forecaster import Forecaster, ScaledForecaster
 from laglens.models.tokens import SPECIAL
 from laglens.signals.windows import histories
 
@@ -72,7 +72,7 @@ def attribute_forecast(
     found = {name: METHODS[name](explained, shown, width).cpu().numpy() for name in methods}
     attrs = windows.attrs | {"history": model.history, "horizon": model.horizon, "occlusion_window": width}
     attrs |= {"step": step or "mean", "target_time": model.history + (step or 1) - 1}
-    attrs["scaling"] = "of the intact history" if isinstance(model, Forecaster) else "of the history shown"
+    attrs["scaling"] = "of the intact history" if isinstance(model, ScaledForecaster) else "of the history shown"
     return _labelled(found, forecast.cpu().numpy(), windows, attrs)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from laglens.errors import LaglensError
-from laglens.models.forecaster import Forecaster
+from laglens.models.forecaster import ScaledForecaster
 from laglens.progress import track
 
 
@@ -111,10 +111,10 @@ def bridge(history: Tensor, start: Tensor, window: int) -> Tensor:
 def intact_scaling(model: nn.Module, intact: Tensor) -> Iterator[bool]:
     """Let the model scale what it is shown by mean and spread of another history, as long as the block lasts.
 
-    Gives False, and changes nothing, for a model that is no `laglens.models.forecaster.Forecaster`: such a model scales
+    Gives False, and changes nothing, for a model that is no `laglens.models.forecaster.ScaledForecaster`: such a model scales
     by the history it is shown, if it scales at all.
     """
-    if not isinstance(model, Forecaster):
+    if not isinstance(model, ScaledForecaster):
         yield False
         return
     normalise = model.normalise

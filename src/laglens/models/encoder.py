@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from laglens.models.forecaster import Forecaster
+from laglens.models.forecaster import ScaledForecaster
 from laglens.models.tokens import Stack, TokenMap
 
 
-class EncoderForecaster(Forecaster):
+class EncoderForecaster(ScaledForecaster):
     """`nn.TransformerEncoder` (post-norm, ReLU) on single samples; the last token forecasts the whole horizon.
 
     Parameters

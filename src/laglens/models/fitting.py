@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from laglens.errors import LaglensError
-from laglens.models.forecaster import Forecaster
+from laglens.models.forecaster import ScaledForecaster
 from laglens.models.naive import seasonal_naive
 from laglens.progress import track
 
@@ -57,7 +57,7 @@ def split_windows(
 
 
 def fit_on_signal(
-    model: Forecaster,
+    model: ScaledForecaster,
     values: xr.DataArray,
     *,
     epochs: int = 40,
@@ -118,7 +118,7 @@ def fit_on_signal(
 
 
 def validation_errors(
-    model: Forecaster, values: xr.DataArray, *, validation: float = 0.2, stride: int = 1, period: float | None = None
+    model: ScaledForecaster, values: xr.DataArray, *, validation: float = 0.2, stride: int = 1, period: float | None = None
 ) -> dict[str, float]:
     """Mean absolute horizon error on the validation windows, in standard deviations of their history.
 
@@ -139,7 +139,7 @@ def validation_errors(
     return {name: float(np.abs(forecast - future).mean()) for name, forecast in forecasts.items()}
 
 
-def _epoch(model: Forecaster, optimiser: torch.optim.Optimizer, windows: Tensor, batches: tuple[Tensor, ...]) -> float:
+def _epoch(model: ScaledForecaster, optimiser: torch.optim.Optimizer, windows: Tensor, batches: tuple[Tensor, ...]) -> float:
     model.train()
     total = 0.0
     for rows in batches:
@@ -152,6 +152,6 @@ def _epoch(model: Forecaster, optimiser: torch.optim.Optimizer, windows: Tensor,
 
 
 @torch.no_grad()
-def _validate(model: Forecaster, windows: Tensor) -> float:
+def _validate(model: ScaledForecaster, windows: Tensor) -> float:
     model.eval()
     return sum(model.loss(part).item() * len(part) for part in windows.split(256)) / len(windows)

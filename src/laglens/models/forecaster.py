@@ -11,24 +11,45 @@ from laglens.models.tokens import Stack
 
 
 class Forecaster(nn.Module):
-    """Normalises the history, forecasts in its units, and says what its tokens stand for.
+    """A model that laglens can run and read.
 
     Attributes
     ----------
     history, horizon
-        Samples seen and samples forecast.
-    limit
-        Normalised values are clipped to +- this many standard deviations.
+        Samples seen and samples forecast. A horizon of 0: the model does not forecast (an image classifier).
+    channels
+        Series that enter together. With more than one, ``forward`` maps ``(batch, channel, history)`` to
+        ``(batch, channel, horizon)``, and attention layers fold the channels into their batch axis, channel fastest.
+    not_in_time
+        Attention modules that are seen but belong to no stack, by name or as the beginning of one, each with the
+        reason: attention over variables, channels or series has no lag axis.
     """
 
     history: int
     horizon: int
-    limit: float
+    channels: int = 1
+    not_in_time: dict[str, str] = {}
 
     @property
     @abstractmethod
     def stacks(self) -> tuple[Stack, ...]:
         """The attention stacks, each with its layers and token maps."""
+
+    @abstractmethod
+    def forward(self, history: Tensor) -> Tensor:
+        """Forecast: ``(batch, history) -> (batch, horizon)``, float64, in the units of the input."""
+
+
+class ScaledForecaster(Forecaster):
+    """Normalises the history, forecasts in its units, and can be trained.
+
+    Attributes
+    ----------
+    limit
+        Normalised values are clipped to +- this many standard deviations.
+    """
+
+    limit: float
 
     @abstractmethod
     def scaled_forecast(self, history: Tensor) -> Tensor:

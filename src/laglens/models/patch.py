@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
-from laglens.models.forecaster import Forecaster
+from laglens.models.forecaster import ScaledForecaster
 from laglens.models.tokens import Stack, TokenMap
 
 HISTORY_WEIGHT = 0.1  # of a history sample in the training loss; a horizon sample has 1
@@ -28,7 +28,7 @@ def rotary_table(n_tokens: int, head_width: int, base: float) -> Tensor:
     return torch.cat([angle.sin(), angle.sin(), angle.cos(), angle.cos()], dim=-1)
 
 
-class PatchForecaster(Forecaster):
+class PatchForecaster(ScaledForecaster):
     """Shared body: embed patches, encoder, bridge, decoder, head.
 
     Parameters

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from laglens.errors import LaglensError
+from laglens.models.architectures import module_and_class
 from laglens.models.forecaster import Forecaster
-
-ARCHITECTURES = ("image", "numeric", "encoder")
 
 
 def architecture_class(architecture: str) -> type[Forecaster]:
@@ -22,15 +23,8 @@ def architecture_class(architecture: str) -> type[Forecaster]:
         Unknown architecture.
     """
     # Imported only when asked for: timm brings torchvision along, which takes longer to import than torch.
-    if architecture == "encoder":
-        from laglens.models.encoder import EncoderForecaster
-
-        return EncoderForecaster
-    if architecture in ("image", "numeric"):
-        from laglens.models.patch import ImageForecaster, NumericForecaster
-
-        return ImageForecaster if architecture == "image" else NumericForecaster
-    raise LaglensError(f"architecture '{architecture}' is not one of {', '.join(ARCHITECTURES)}")
+    module, kind = module_and_class(architecture)
+    return getattr(import_module(module), kind)
 
 
 def build_model(architecture: str, options: Mapping[str, Any] | None = None, *, seed: int = 0) -> Forecaster:
@@ -39,7 +33,7 @@ def build_model(architecture: str, options: Mapping[str, Any] | None = None, *, 
     Parameters
     ----------
     architecture
-        ``image``, ``numeric`` or ``encoder``.
+        See `laglens.models.architectures`.
     options
         Keyword arguments of the class, such as ``history`` and ``horizon``.
     seed

@@ -1,9 +1,9 @@
-"""Which input samples each token stands for."""
+"""Which input samples each token stands for. Numpy only: it also runs inside a foreign model's environment."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,13 @@ class TokenMap:
     """The place of every token of one axis in the input.
 
     All arrays have shape ``(token,)``. Times are in input samples counted from the first sample of the
-    history: token ``i`` covers ``[start[i], end[i])``; a special token (CLS, REG, ...) has NaN times.
+    history: token ``i`` covers ``[start[i], end[i])``; a special token (CLS, REG, padding, ...) has NaN times.
 
     Attributes
     ----------
     start, end
-        First sample, and one past the last sample.
+        First sample, and one past the last sample. Not whole where the input was resampled; the hull where a
+        token covers several stretches, which lie evenly around its centre.
     row
         Value-bin row for image models, 0 elsewhere.
     part
@@ -38,21 +39,123 @@ class TokenMap:
     readout: NDArray[np.bool_]
 
     @classmethod
-    def patches(cls, history: int, horizon: int, patch: int, *, readout: str = "horizon") -> Self:
-        """Consecutive patches of `patch` samples over history and horizon.
+    def spans(
+        cls,
+        start: Sequence[float] | NDArray,
+        end: Sequence[float] | NDArray,
+        history: float,
+        *,
+        row: Sequence[int] | NDArray | None = None,
+        readout: str = "horizon",
+    ) -> TokenMap:
+        """Tokens that cover given stretches of the input; those that begin in the horizon belong to it.
 
-        ``readout="horizon"``: the forecast is read from every horizon token; ``"last"``: from the last token.
+        ``readout``: the forecast is read from every ``"horizon"`` token, the ``"last"`` token, or ``"none"``.
         """
-        edges = np.arange(0, history + horizon + 1, patch, dtype=float)
-        start, end = edges[:-1], edges[1:]
+        start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
         part = np.where(start >= history, HORIZON, HISTORY)
+        rows = np.zeros(len(start), np.int64) if row is None else np.asarray(row, np.int64)
         last = np.arange(len(start)) == len(start) - 1
-        return cls(start, end, np.zeros_like(part), part, last if readout == "last" else part == HORIZON)
+        read = {"horizon": part == HORIZON, "last": last, "none": np.zeros(len(start), bool)}
+        return cls(start, end, rows, part, read[readout])
+
+    @classmethod
+    def patches(
+        cls, history: int, horizon: int, patch: int, *, stride: int | None = None, readout: str = "horizon"
+    ) -> TokenMap:
+        """Patches of `patch` samples, one every `stride` (default: `patch`), over history and horizon.
+
+        A patch ends inside the series; samples after the last whole patch have no token.
+        """
+        start = np.arange(0, history + horizon - patch + 1, stride or patch, dtype=float)
+        return cls.spans(start, start + patch, history, readout=readout)
+
+    @classmethod
+    def grid(cls, edges: Sequence[float] | NDArray, rows: int, history: float, *, readout: str = "horizon") -> TokenMap:
+        """An image of the series, row by row: `rows` rows over columns between consecutive `edges` in samples."""
+        edges = np.asarray(edges, np.float64)
+        columns = len(edges) - 1
+        row = np.repeat(np.arange(rows), columns)
+        return cls.spans(np.tile(edges[:-1], rows), np.tile(edges[1:], rows), history, row=row, readout=readout)
+
+    @classmethod
+    def folded(
+        cls, period: float, cycles: float, rows: int, columns: int, history: float, *, readout: str = "horizon"
+    ) -> TokenMap:
+        """An image whose columns are cycles and whose rows are phases, row by row.
+
+        Parameters
+        ----------
+        period
+            Samples of one cycle.
+        cycles
+            Cycles side by side in the whole image; a token covers ``cycles / columns`` of them.
+        """
+        column, row = np.tile(np.arange(columns), rows), np.repeat(np.arange(rows), columns)
+        across = cycles / columns
+        # The middle cycle of a column at the token's phase; several cycles lie evenly around it.
+        middle = ((column + 0.5) * across - 0.5 + (row + 0.5) / rows) * period
+        half = (max(across - 1, 0.0) + 1 / rows) * period / 2
+        return cls.spans(middle - half, middle + half, history, row=row, readout=readout)
+
+    def with_special(self, before: int = 0, after: int = 0) -> TokenMap:
+        """The same tokens with special ones (CLS, REG, EOS, padding) at either end."""
+
+        def padded(array: NDArray, value: float) -> NDArray:
+            return np.concatenate([np.full(before, value), array, np.full(after, value)]).astype(array.dtype)
+
+        return TokenMap(
+            padded(self.start, np.nan),
+            padded(self.end, np.nan),
+            padded(self.row, 0),
+            padded(self.part, SPECIAL),
+            padded(self.readout, False),
+        )
+
+    def taken(self, index: Sequence[int] | NDArray) -> TokenMap:
+        """Some of the tokens, in the order of `index`, such as those that a masked autoencoder keeps."""
+        at = np.asarray(index)
+        return TokenMap(self.start[at], self.end[at], self.row[at], self.part[at], self.readout[at])
+
+    def clipped(self, first: float, last: float) -> TokenMap:
+        """Spans cut to the samples that exist, ``[first, last)``; tokens without any become special (padding)."""
+        empty = (self.end <= first) | (self.start >= last)
+        start, end = np.clip(self.start, first, last), np.clip(self.end, first, last)
+        return replace(
+            self,
+            start=np.where(empty, np.nan, start),
+            end=np.where(empty, np.nan, end),
+            part=np.where(empty, SPECIAL, self.part),
+            readout=self.readout & ~empty,
+        )
+
+    def distilled(self, kernel: int = 3, stride: int = 2, padding: int = 1) -> TokenMap:
+        """Tokens after a pooling layer: each covers the hull of up to `kernel` tokens, every `stride`-th stays."""
+        n = (len(self) + 2 * padding - kernel) // stride + 1
+        first = np.arange(n) * stride - padding
+        members = [slice(max(f, 0), min(f + kernel, len(self))) for f in first]
+        centre = self.taken(np.clip(first + kernel // 2, 0, len(self) - 1))
+        start = np.array([np.nanmin(self.start[m]) for m in members])
+        end = np.array([np.nanmax(self.end[m]) for m in members])
+        return replace(centre, start=start, end=end)
 
     @property
     def time(self) -> NDArray[np.float64]:
         """Centre of each token, ``(token,)``, in input samples: the mean index of the samples it covers."""
         return (self.start + self.end - 1) / 2
+
+    @property
+    def column(self) -> NDArray[np.int64]:
+        """Index of the time column of each token, ``(token,)``: tokens with the same span share one; special: -1.
+
+        Columns are numbered by rising centre.
+        """
+        in_time = self.part != SPECIAL
+        columns = np.full(len(self), -1)
+        spans = np.stack([(self.start + self.end)[in_time], self.start[in_time]], 1)
+        if len(spans):
+            columns[in_time] = np.unique(spans, axis=0, return_inverse=True)[1].ravel()
+        return columns
 
     def __len__(self) -> int:
         return len(self.start)
@@ -65,14 +168,24 @@ class Stack:
     Attributes
     ----------
     name
-        ``encoder``, ``decoder`` or ``cross``.
+        ``encoder``, ``decoder``, ``cross``, or one of these and what sets it apart, such as ``encoder_flipped``.
     layers
         Names of the attention modules, lowest layer first.
     query, key
         The token maps of the two axes.
+    causal
+        Keys later than the query are invisible.
+    call
+        Which call of each module, counted from 0, for models that run their layers more than once (passes).
+    steps
+        The calls of each module are decoding steps. The rows of step ``s`` end at query ``s``, whether it ran on
+        one query (cached keys) or on all queries so far; `call` is not used.
     """
 
     name: str
     layers: tuple[str, ...]
     query: TokenMap
     key: TokenMap
+    causal: bool = False
+    call: int = 0
+    steps: bool = False
