@@ -24,7 +24,7 @@ rule capture_attention:
             device="device",
             versions=True,
         ),
-        code=code("capture_attention"),
+        code=model_code("capture_attention"),
     message:
         "Capturing the attention of {wildcards.model} on the signal {wildcards.signal}"
     script:

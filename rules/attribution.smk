@@ -26,7 +26,7 @@ rule attribute_forecast:
             device="device",
             versions=True,
         ),
-        code=code("attribute_forecast"),
+        code=model_code("attribute_forecast"),
     message:
         "Attributing the forecasts of {wildcards.model} on {wildcards.signal}"
     script:

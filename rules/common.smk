@@ -2,8 +2,10 @@
 
 from laglens import launch
 from laglens.config.load import canonical
+from laglens.config.adapters import LOADED as LOADED_ARCHITECTURES
 from laglens.config.models import PER_SIGNAL
-from laglens.provenance import code_hashes, package_versions, select
+from laglens.models.architectures import module_and_class
+from laglens.provenance import code_hashes, module_hashes, package_versions, select
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
 
@@ -28,6 +30,9 @@ SHIPPED = {
     if STUDY.models[name].weights == "shipped"
     and (SHIPPED_WEIGHTS / f"{name}.safetensors").is_file()
 }
+LOADED = {
+    name for name, m in STUDY.models.items() if m.architecture in LOADED_ARCHITECTURES
+}
 FORMATS = list(dict.fromkeys(STUDY.figures.formats))
 launch.run_from(SOURCE)
 
@@ -45,6 +50,16 @@ def spec(versions=False, **paths):
 def code(script):
     """Params: digests of a script and of every module that it reaches."""
     return code_hashes(ROOT / "scripts" / f"{script}.py", SOURCE)
+
+
+def model_code(script):
+    """Params: the digests of `code`, and of the modules of the model's architecture, which are loaded by name."""
+
+    def digests(wildcards):
+        place = module_and_class(STUDY.models[wildcards.model].architecture)[0]
+        return code(script) | module_hashes(place, SOURCE)
+
+    return digests
 
 
 def one_of(names):
@@ -72,6 +87,11 @@ def shipped(suffix):
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
     return f"{folder.as_posix()}/{{model}}{suffix}"
+
+
+def checkpoint_files(wildcards):
+    """Input: the files that a model of others is read from."""
+    return launch.checkpoint_files(STUDY.models[wildcards.model])
 
 
 def fit_of(model, signal):
@@ -110,7 +130,8 @@ def targets():
             yield f"results/{stage}/{model}/{signal}.csv"
         for name in ("head_sheet", "mosaic", "lag_strip"):
             yield from figure(f"{model}/{signal}/{name}")
-    for fit in dict.fromkeys(fit_of(*pair) for pair in STUDY.pairs):
+    fits = (fit_of(*pair) for pair in STUDY.pairs if pair[0] not in LOADED)
+    for fit in dict.fromkeys(fits):
         yield from figure(f"{fit}/training")
     for comparison in STUDY.comparisons:
         yield f"results/comparisons/{comparison}.csv"

@@ -29,6 +29,40 @@ rule provide_weights:
         "../scripts/provide_weights.py"
 
 
+rule load_model:
+    input:
+        source=checkpoint_files,
+    output:
+        weights="results/models/{model}.safetensors",
+        card="results/models/{model}.json",
+    log:
+        "logs/load_model/{model}.log",
+    benchmark:
+        "logs/load_model/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(LOADED),
+    priority: 30
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        spec=spec(
+            architecture="models.{model}.architecture",
+            options="models.{model}.options",
+            source="models.{model}.source",
+            seed="models.{model}.seed",
+            versions=True,
+        ),
+        code=model_code("load_model"),
+    message:
+        "Loading {wildcards.model}"
+    script:
+        "../scripts/load_model.py"
+
+
 rule train_model:
     output:
         weights="results/models/{model}.safetensors",
@@ -39,7 +73,7 @@ rule train_model:
     benchmark:
         "logs/train_model/{model}.tsv"
     wildcard_constraints:
-        model=one_of(TRAINED_ONCE - SHIPPED),
+        model=one_of(TRAINED_ONCE - SHIPPED - LOADED),
     priority: 10
     conda:
         "../envs/laglens.yaml"
@@ -56,7 +90,7 @@ rule train_model:
             device="device",
             versions=True,
         ),
-        code=code("train_model"),
+        code=model_code("train_model"),
     message:
         "Training {wildcards.model} on the synthetic mixture"
     script:
@@ -92,7 +126,7 @@ rule train_forecaster:
             device="device",
             versions=True,
         ),
-        code=code("train_forecaster"),
+        code=model_code("train_forecaster"),
     message:
         "Training {wildcards.model} on the signal {wildcards.signal}"
     script:

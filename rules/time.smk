@@ -49,7 +49,7 @@ rule capture_controls:
             device="device",
             versions=True,
         ),
-        code=code("capture_controls"),
+        code=model_code("capture_controls"),
     message:
         "Running {wildcards.model} on noise like the signal {wildcards.signal}"
     script:

@@ -3,13 +3,13 @@
 from laglens.job import job
 from laglens.models.card import model_card
 from laglens.models.fitting import fit_on_signal, validation_errors
-from laglens.models.registry import build_model, pick_device
+from laglens.models.registry import build_trainable, pick_device
 from laglens.store import read_dataset, write_table, write_weights
 
 with job() as snakemake:
     spec, train = snakemake.params.spec, snakemake.params.spec["train"]
     signal = read_dataset(snakemake.input.signal)
-    model = build_model(spec["architecture"], spec["options"], seed=train["seed"])
+    model = build_trainable(spec["architecture"], spec["options"], seed=train["seed"])
     model.to(pick_device(spec["device"]))
     curve = fit_on_signal(model, signal["value"], **train)
     errors = validation_errors(

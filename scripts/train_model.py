@@ -3,12 +3,12 @@
 from laglens.job import job
 from laglens.models.card import MIXTURE, mixture_errors, model_card
 from laglens.models.pretraining import train_on_mixture
-from laglens.models.registry import build_model, pick_device
+from laglens.models.registry import build_trainable, pick_device
 from laglens.store import write_table, write_weights
 
 with job() as snakemake:
     spec = snakemake.params.spec
-    model = build_model(spec["architecture"], spec["options"], seed=spec["train"]["seed"])
+    model = build_trainable(spec["architecture"], spec["options"], seed=spec["train"]["seed"])
     model.to(pick_device(spec["device"]))
     curve = train_on_mixture(model, **spec["train"])
     card = model_card(

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
+from models import TINY
 
 from laglens.config.document import reference
 from laglens.config.load import canonical, load_study
 from laglens.config.study import Figures, Study
 from laglens.errors import LaglensError
 from laglens.figures.settings import FigureSettings
-from laglens.models.registry import ARCHITECTURES, build_model
+from laglens.models.registry import build_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -207,7 +208,7 @@ def test_figure_keys_and_defaults_are_those_of_the_figures_stage() -> None:
     assert set(Figures.model_fields) == {field.name for field in fields(FigureSettings)}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TINY)
 def test_options_of_the_config_build_the_model_it_describes(architecture: str) -> None:
     written = study(models={"image": {"architecture": architecture}}, comparisons={})
     if architecture != "encoder":

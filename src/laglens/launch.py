@@ -40,6 +40,16 @@ def run_from(source: Path) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(source), *others])
 
 
+def checkpoint_files(model: Any) -> list[str]:
+    """Files that a model of others is read from: its checkpoint or all files of that folder, and its factory's."""
+    factory, checkpoint = getattr(model, "factory", "").rpartition(":")[0], getattr(model, "checkpoint", None)
+    files = [factory] if factory else []
+    if checkpoint is not None:
+        path = Path(checkpoint)
+        files += sorted(file.as_posix() for file in path.iterdir() if file.is_file()) if path.is_dir() else [checkpoint]
+    return files
+
+
 def has_gpu() -> bool:
     """Whether this machine has an NVIDIA device, without importing torch."""
     return Path("/dev/nvidiactl").exists()

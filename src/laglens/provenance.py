@@ -87,8 +87,19 @@ def code_hashes(script: Path, source: Path) -> dict[str, str]:
     LaglensError
         A name is imported through the package's lazy exports, which cannot be followed to its module.
     """
-    script, source = script.resolve(), source.resolve()
-    waiting, digests = [script], {}
+    return _digests([script.resolve()], source.resolve())
+
+
+def module_hashes(module: str, source: Path) -> dict[str, str]:
+    """Digest of a module named while running, of the packages around it, and of all that they import.
+
+    See `code_hashes`, which cannot see such a name.
+    """
+    return _digests([*_files(module, source.resolve())], source.resolve())
+
+
+def _digests(waiting: list[Path], source: Path) -> dict[str, str]:
+    digests: dict[str, str] = {}
     while waiting:
         path = waiting.pop()
         label = path.relative_to(source).as_posix() if path.is_relative_to(source) else path.name

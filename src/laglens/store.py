@@ -115,7 +115,7 @@ def write_weights(state: Mapping[str, torch.Tensor], card: Mapping[str, Any], pa
     from safetensors.torch import save
 
     path = Path(path)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(state.items())}
     write_bytes(save(tensors), path)
     write_json(card, path.with_suffix(".json"))
 

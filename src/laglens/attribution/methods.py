@@ -111,8 +111,8 @@ def bridge(history: Tensor, start: Tensor, window: int) -> Tensor:
 def intact_scaling(model: nn.Module, intact: Tensor) -> Iterator[bool]:
     """Let the model scale what it is shown by mean and spread of another history, as long as the block lasts.
 
-    Gives False, and changes nothing, for a model that is no `laglens.models.forecaster.ScaledForecaster`: such a model scales
-    by the history it is shown, if it scales at all.
+    Gives False, and changes nothing, for a model that is no `laglens.models.forecaster.ScaledForecaster`: such a
+    model scales by the history it is shown, if it scales at all.
     """
     if not isinstance(model, ScaledForecaster):
         yield False

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from laglens.config.adapters import RecordedModel
 from laglens.config.messages import nearest
 from laglens.config.models import SHIPPED, EncoderModel
 from laglens.config.signals import OwnTable
@@ -21,6 +22,7 @@ def problems(study: Study) -> Iterator[str]:
     named = [*_unknown_names(study)]
     yield from named
     yield from _missing_tables(study)
+    yield from _missing_models(study)
     yield from _altered_shipped_models(study)
     yield from _unknown_heads(study)
     if study.figures.window >= study.attention.windows:
@@ -63,7 +65,7 @@ def _foreign_comparisons(study: Study) -> Iterator[str]:
 def _short_signals(study: Study) -> Iterator[str]:
     for model_name, signal in study.pairs:
         model, length = study.models[model_name], study.signals[signal].known_length
-        needs = {"its history needs": model.history}
+        needs = {"its history needs": model.history or 1}
         if isinstance(model, EncoderModel):
             window = model.history + model.horizon
             held_out = model.train.validation
@@ -80,7 +82,7 @@ def _short_signals(study: Study) -> Iterator[str]:
 def _short_horizons(study: Study) -> Iterator[str]:
     for name in dict.fromkeys(model for model, _ in study.pairs):
         horizon, step = study.models[name].horizon, study.attribution.step or 1
-        if step > horizon:
+        if horizon and step > horizon:
             yield f"attribution.step: {step} is beyond the horizon of {name}, which forecasts {horizon} samples"
 
 
@@ -106,10 +108,40 @@ def _altered_shipped_models(study: Study) -> Iterator[str]:
 
 def _unknown_heads(study: Study) -> Iterator[str]:
     """A head that none of the models has; a model that lacks it draws its others."""
-    known = {label for model, _ in study.pairs if model in study.models for label in study.models[model].head_labels}
+    labels = [study.models[model].head_labels for model, _ in study.pairs if model in study.models]
+    if None in labels:
+        return  # the heads of a checkpoint are known once it is read
+    known = {label for of_model in labels for label in of_model or ()}
     for j, label in enumerate(study.figures.heads if study.figures.heads != "auto" else ()):
         if label not in known:
             yield f"figures.heads[{j}]: no model of the runs has the head '{label}'; {nearest(label, sorted(known))}"
+
+
+def _missing_models(study: Study) -> Iterator[str]:
+    """Files that models are read from."""
+    for name, model in study.models.items():
+        checkpoint = getattr(model, "checkpoint", None)
+        if checkpoint is not None and not Path(checkpoint).exists():
+            yield (
+                f"models.{name}.checkpoint: there is no file or folder '{checkpoint}'; paths are relative to the "
+                "folder you run from"
+            )
+        factory = getattr(model, "factory", "").rpartition(":")[0]
+        if factory and not Path(factory).is_file():
+            yield (
+                f"models.{name}.factory: there is no file '{factory}'; paths are relative to the folder you run from"
+            )
+        if isinstance(model, RecordedModel):
+            yield from _missing_recordings(study, name, model)
+
+
+def _missing_recordings(study: Study, name: str, model: RecordedModel) -> Iterator[str]:
+    for signal in (signal for model_name, signal in study.pairs if model_name == name):
+        if not (Path(model.folder) / f"{signal}.npz").is_file():
+            yield (
+                f"models.{name}.folder: there is no recording '{model.folder}/{signal}.npz'; see docs/models.md on "
+                "recording in another environment"
+            )
 
 
 def _missing_tables(study: Study) -> Iterator[str]:

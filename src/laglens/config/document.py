@@ -84,9 +84,10 @@ def _tag(definition: Schema) -> str:
 
 def _title(name: str, definition: Schema) -> str:
     tag = _tag(definition)
-    value = definition["properties"].get(tag, {}).get("const")
-    if value:
-        return f"`{tag}: {value}`"
+    field = definition["properties"].get(tag, {})
+    values = [field["const"]] if "const" in field else field.get("enum", []) if tag == "architecture" else []
+    if values:
+        return ", ".join(f"`{tag}: {value}`" for value in values)
     if definition["properties"].get("variant", {}).get("const"):
         return "`variant: published`"
     return f"`{tag}`" if tag else re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize()
@@ -122,8 +123,14 @@ def _value(field: Schema, schema: Schema) -> str:
         items = field.get("items") or field["prefixItems"][0]
         kind = f"list of {_value(items, schema)}"
     elif field.get("type") == "object":
-        kind = f"mapping of name to {_value(field.get('additionalProperties') or {}, schema) or 'value'}"
+        kind = f"mapping of name to {_value(_values(field), schema) or 'value'}"
     return f"{kind}, {bounds}" if bounds else kind
+
+
+def _values(field: Schema) -> Schema:
+    """Schema of the values of a mapping; empty where anything may stand."""
+    values = field.get("additionalProperties")
+    return values if isinstance(values, Mapping) else {}
 
 
 def _limit(limit: float) -> str:

@@ -13,7 +13,8 @@ from laglens.config.study import Study
 from laglens.errors import LaglensError
 from laglens.provenance import canonical_form
 
-ABOUT_MODEL = ("architecture", "weights", "train")  # every other key of a model shapes it
+# Every other key of a model shapes it.
+ABOUT_MODEL = ("architecture", "weights", "train", "checkpoint", "factory", "folder", "seed")
 
 
 def load_study(written: Mapping[str, Any]) -> Study:
@@ -39,13 +40,19 @@ def canonical(study: Study) -> dict[str, Any]:
     """The study as nested dicts, lists and plain values, sorted and with every default filled in.
 
     Of each model, what shapes it lies apart in ``options``, so that a step may depend on it but not on the training;
-    ``drawn_heads`` are those of the heads asked for that it has, for models and comparisons.
+    ``source`` is the checkpoint or factory it is loaded from; ``drawn_heads`` are those of the heads asked for that it
+    has, for models and comparisons.
     """
     plain = study.model_dump(mode="json")
     for name, model in plain["models"].items():
-        wanted = [head for head in study.figures.heads if head in study.models[name].head_labels]
+        known = study.models[name].head_labels
+        named = () if study.figures.heads == "auto" else study.figures.heads
+        wanted = [head for head in named if known is None or head in known]
         model["options"] = {key: model.pop(key) for key in sorted(model) if key not in ABOUT_MODEL}
         model["drawn_heads"] = wanted or "auto"
+        model["source"] = model.get("factory") or model.get("checkpoint")
+        if "factory" in model:
+            model["options"]["checkpoint"] = model["checkpoint"]
     for comparison in plain["comparisons"].values():
         comparison["drawn_heads"] = plain["models"][comparison["model"]]["drawn_heads"]
     return canonical_form(plain)

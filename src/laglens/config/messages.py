@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, Tag, ValidationError
 
 NAME_RULE = "a name is made of letters, digits, '_' and '-' and starts with a letter or digit (put a number in quotes)"
+DISCRIMINATORS = ("architecture", "generator", "dataset")  # keys that say which section a mapping is
 WANTED = {  # what a value must be, by pydantic's name of the error or its first word; limits come from its context
     "int": "a whole number",
     "float": "a number",
@@ -153,5 +154,5 @@ def _own_tags(branch: Any) -> list[str]:
     section = _plain(branch)
     if tags or not _is_section(section):
         return tags
-    literals = (f.annotation for f in section.model_fields.values() if get_origin(f.annotation) is Literal)
-    return [str(value) for literal in literals for value in get_args(literal)]
+    literals = (section.model_fields[key].annotation for key in DISCRIMINATORS if key in section.model_fields)
+    return [str(value) for literal in literals if get_origin(literal) is Literal for value in get_args(literal)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
+from laglens.config.adapters import Adapted
 from laglens.config.section import Section
 
 
@@ -104,7 +106,19 @@ class EncoderModel(Section):
         return _labels("encoder", self.layers, self.heads)
 
 
-Model = Annotated[ImageModel | NumericModel | EncoderModel, Field(discriminator="architecture")]
+def _split_architecture(written: Any) -> Any:
+    """``architecture: timm:NAME`` is short for ``architecture: timm`` and ``name: NAME``."""
+    if isinstance(written, Mapping) and str(written.get("architecture")).startswith("timm:"):
+        family, _, name = written["architecture"].partition(":")
+        return {**written, "architecture": family, "name": name}
+    return written
+
+
+Model = Annotated[
+    ImageModel | NumericModel | EncoderModel | Adapted,
+    Field(discriminator="architecture"),
+    BeforeValidator(_split_architecture),
+]
 PER_SIGNAL = ("encoder",)  # architectures that are trained on each signal
 SHIPPED = ("image_small", "numeric_small")  # models whose weights come with laglens
 

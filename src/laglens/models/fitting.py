@@ -118,7 +118,12 @@ def fit_on_signal(
 
 
 def validation_errors(
-    model: ScaledForecaster, values: xr.DataArray, *, validation: float = 0.2, stride: int = 1, period: float | None = None
+    model: ScaledForecaster,
+    values: xr.DataArray,
+    *,
+    validation: float = 0.2,
+    stride: int = 1,
+    period: float | None = None,
 ) -> dict[str, float]:
     """Mean absolute horizon error on the validation windows, in standard deviations of their history.
 
@@ -139,7 +144,9 @@ def validation_errors(
     return {name: float(np.abs(forecast - future).mean()) for name, forecast in forecasts.items()}
 
 
-def _epoch(model: ScaledForecaster, optimiser: torch.optim.Optimizer, windows: Tensor, batches: tuple[Tensor, ...]) -> float:
+def _epoch(
+    model: ScaledForecaster, optimiser: torch.optim.Optimizer, windows: Tensor, batches: tuple[Tensor, ...]
+) -> float:
     model.train()
     total = 0.0
     for rows in batches:

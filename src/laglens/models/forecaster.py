@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from laglens.errors import LaglensError
 from laglens.models.tokens import Stack
 
 
@@ -23,12 +28,31 @@ class Forecaster(nn.Module):
     not_in_time
         Attention modules that are seen but belong to no stack, by name or as the beginning of one, each with the
         reason: attention over variables, channels or series has no lag axis.
+    differentiable
+        Whether the forecast has a gradient in the history; not where values become words of a vocabulary.
     """
 
     history: int
     horizon: int
     channels: int = 1
-    not_in_time: dict[str, str] = {}
+    not_in_time: Mapping[str, str] = MappingProxyType({})
+    differentiable: bool = True
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, **options: Any) -> Self:
+        """Load weights in the format in which the architecture is published.
+
+        Raises
+        ------
+        LaglensError
+            The checkpoint is missing, truncated, or of another format or shape; the architecture has none.
+        """
+        raise LaglensError(f"{path}: {cls.__name__} has no published format; leave 'checkpoint' out")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments that build this model again, JSON-native."""
+        raise NotImplementedError(f"{type(self).__name__} is not loaded from a checkpoint")
 
     @property
     @abstractmethod

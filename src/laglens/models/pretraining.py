@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from laglens.models.forecaster import ScaledForecaster
+from laglens.models.forecaster import Forecaster, ScaledForecaster
 from laglens.models.mixture import EVALUATION_KINDS, evaluation_set, training_batch
 from laglens.models.naive import seasonal_naive
 from laglens.progress import track
@@ -59,7 +59,7 @@ def train_on_mixture(
 
 
 @torch.no_grad()
-def horizon_errors(model: ScaledForecaster, *, n_series: int = 500, seed: int = 1_000_000) -> xr.DataArray:
+def horizon_errors(model: Forecaster, *, n_series: int = 500, seed: int = 1_000_000) -> xr.DataArray:
     """Mean absolute horizon error on held-out series, beside two naive forecasts.
 
     Returns
@@ -89,6 +89,6 @@ def horizon_errors(model: ScaledForecaster, *, n_series: int = 500, seed: int = 
     )
 
 
-def _predict(model: ScaledForecaster, history: Tensor, batch: int = 64) -> np.ndarray:
+def _predict(model: Forecaster, history: Tensor, batch: int = 64) -> np.ndarray:
     device = next(model.parameters()).device
     return np.concatenate([model(part.to(device)).cpu().numpy() for part in history.split(batch)])

@@ -11,7 +11,7 @@ import torch
 
 from laglens.errors import LaglensError
 from laglens.models.architectures import module_and_class
-from laglens.models.forecaster import Forecaster
+from laglens.models.forecaster import Forecaster, ScaledForecaster
 
 
 def architecture_class(architecture: str) -> type[Forecaster]:
@@ -53,6 +53,50 @@ def build_model(architecture: str, options: Mapping[str, Any] | None = None, *, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return kind(**(options or {})).eval()
+
+
+def build_trainable(architecture: str, options: Mapping[str, Any] | None = None, *, seed: int = 0) -> ScaledForecaster:
+    """`build_model` for an architecture that laglens trains.
+
+    Raises
+    ------
+    LaglensError
+        Unknown architecture, or one that is only ever loaded.
+    """
+    model = build_model(architecture, options, seed=seed)
+    if not isinstance(model, ScaledForecaster):
+        raise LaglensError(f"architecture '{architecture}' is not trained here; give it a 'checkpoint'")
+    return model
+
+
+def load_model(
+    architecture: str, checkpoint: str | Path | None, options: Mapping[str, Any], *, seed: int = 0
+) -> Forecaster:
+    """Load a published checkpoint, or, without one, build the model with random weights; in evaluation mode.
+
+    Parameters
+    ----------
+    architecture
+        See `laglens.models.architectures`.
+    checkpoint
+        File or folder in the format in which the architecture is published. No code in it is ever run.
+    options
+        Keyword arguments of the class, or of its ``from_checkpoint``. Those that are None are left out.
+    seed
+        Of random weights.
+
+    Raises
+    ------
+    LaglensError
+        Unknown architecture; a checkpoint that is missing, truncated, or of another format or shape.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    if checkpoint is None:
+        return build_model(architecture, given, seed=seed)
+    kind = architecture_class(architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind.from_checkpoint(Path(checkpoint), **given).eval()
 
 
 def restore_model(card: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> Forecaster:
