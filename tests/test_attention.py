@@ -13,8 +13,9 @@ from models import TINY, entropy_ratio, sharpen, tiny
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention as imported_by_name
 
-from laglens.attention.capture import AttentionCapture, attention_weights, read_attention
+from laglens.attention.capture import AttentionCapture, read_attention
 from laglens.attention.cube import attention_tree
+from laglens.attention.weights import attention_weights
 from laglens.errors import LaglensError
 from laglens.models.registry import build_model
 

@@ -1,3 +1,5 @@
+from .attention.calls import AttentionCall as AttentionCall
+from .attention.calls import Reading as Reading
 from .attention.capture import AttentionCapture as AttentionCapture
 from .attention.capture import read_attention as read_attention
 from .attention.cube import attention_tree as attention_tree

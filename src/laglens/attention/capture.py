@@ -12,15 +12,16 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from laglens.attention.calls import AttentionCall, Reader, Reading, Record
+from laglens.attention.weights import DenseReader, repeat_groups, weights_of
 from laglens.errors import LaglensError
 
 SDPA = F.scaled_dot_product_attention
@@ -44,72 +45,25 @@ ATTENTION_CLASS = re.compile(r"attn|attention|^mha$", re.IGNORECASE)
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 
 
-@dataclass(frozen=True)
-class Record:
-    """One attention call.
-
-    Attributes
-    ----------
-    module
-        Name of the module that made the call; "" is the model itself.
-    call
-        Index of this call within the module: a layer may run more than once.
-    source
-        The function that was seen: ``sdpa``, ``mha`` or ``softmax``.
-    weights
-        ``(batch, head, query, key)``, after softmax, before dropout, at least float32.
-    error
-        Certificate: max|W V - output| / max|output|. NaN where the weights themselves were seen entering the
-        product (``softmax``), or where no certificate was asked for.
-    tolerance
-        Largest `error` that rounding explains.
-    empty_rows
-        Queries that may see no key; their weights are 0.
-    """
-
-    module: str
-    call: int
-    source: str
-    weights: Tensor
-    error: float
-    tolerance: float
-    empty_rows: int
-
-
-def attention_weights(
-    query: Tensor,
-    key: Tensor,
-    mask: Tensor | None = None,
-    is_causal: bool = False,
-    scale: float | None = None,
-) -> Tensor:
-    """Softmax weights of scaled-dot-product attention, at least in float32.
-
-    (..., query, width) and (..., key, width) -> (..., query, key). The causal triangle is aligned top left, as
-    torch does; a query that may see no key gets zeros, as its output does.
-    """
-    key = _repeat_groups(key, query)
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    score = (query.to(dtype) * scale) @ key.to(dtype).transpose(-2, -1)
-    if is_causal:
-        future = torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device).triu(1)
-        score = score.masked_fill(future, -math.inf)
-    if mask is not None:
-        score = score.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else score + mask.to(dtype)
-    empty = torch.isneginf(score).all(-1, keepdim=True)
-    return score.softmax(-1).masked_fill(empty, 0.0)
-
-
 def read_attention(
-    model: nn.Module, *inputs: Any, certify: bool = True, **options: Any
+    model: nn.Module,
+    *inputs: Any,
+    certify: bool = True,
+    reader: Reader | None = None,
+    edit: Callable[[AttentionCall], AttentionCall] | None = None,
+    **options: Any,
 ) -> tuple[Any, AttentionCapture]:
     """Run ``model(*inputs, **options)`` without gradients; return its output and the capture with its ``records``.
 
     Parameters
     ----------
     certify
-        Compare the weights times V with the output that the model computed. It costs one product per call.
+        Compare the weights times V with the output that the model computed. It costs one product per call; where the
+        reader replaces the kernel, the kernel runs too.
+    reader
+        Decides what is kept of each call. Default: all its weights.
+    edit
+        Changes each call before the kernel and the reader see it, to intervene in the model.
 
     Raises
     ------
@@ -123,7 +77,7 @@ def read_attention(
             f"the model is in training mode ({', '.join(training[:3])}), so attention is seen after dropout; "
             "call model.eval() first"
         )
-    with torch.no_grad(), AttentionCapture(model, certify=certify) as capture:
+    with torch.no_grad(), AttentionCapture(model, certify=certify, reader=reader, edit=edit) as capture:
         output = model(*inputs, **options)
     capture.check()
     return output, capture
@@ -140,9 +94,17 @@ class AttentionCapture(TorchFunctionMode):
         Module and shape of softmax results that did not turn out to be attention (gates, routers, outputs).
     """
 
-    def __init__(self, model: nn.Module, *, certify: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        certify: bool = True,
+        reader: Reader | None = None,
+        edit: Callable[[AttentionCall], AttentionCall] | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.certify = model, certify
+        self.model, self.certify, self.edit = model, certify, edit
+        self.reader: Reader = reader or DenseReader()
         self.records: list[Record] = []
         self.ignored: list[tuple[str, tuple[int, ...]]] = []
         self._stack: list[str] = []
@@ -150,7 +112,7 @@ class AttentionCapture(TorchFunctionMode):
         self._calls: Counter[str] = Counter()
         self._candidates: dict[int, tuple[Tensor, Tensor, str]] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> AttentionCapture:
         self._hooks = []
         for name, module in self.model.named_modules():
             self._hooks.append(module.register_forward_pre_hook(self._enters(name)))
@@ -190,7 +152,7 @@ class AttentionCapture(TorchFunctionMode):
                 "invisible, so switch the model to torch's own attention"
             )
         for record in self.records:
-            if not torch.isfinite(record.weights.sum(-1)).all():
+            if record.weights is not None and not torch.isfinite(record.weights.sum(-1)).all():
                 raise LaglensError(
                     f"attention weights of '{record.module}' are not finite; "
                     "look for NaN in the input or in the model's weights"
@@ -232,16 +194,34 @@ class AttentionCapture(TorchFunctionMode):
         enable_gqa: bool = False,
         source: str = "sdpa",
     ) -> Tensor:
-        output = SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-        with torch.no_grad():
-            weights = attention_weights(query, key, attn_mask, is_causal, scale)
+        index = self._calls[self._module]
+        call = AttentionCall(self._module, index, source, query, key, value, attn_mask, is_causal, scale)
+        call = self._last = self.edit(call) if self.edit else call
+        reading = self.reader.read(call) or Reading()
+        output = reading.output
+        if output is None or self.certify:
+            # Before torch 2.5 there is no `enable_gqa`.
+            groups = {"enable_gqa": True} if enable_gqa else {}
+            kernel = SDPA(
+                call.query, call.key, call.value, call.mask, dropout_p, call.is_causal, scale=call.scale, **groups
+            )
+            error = self._deviation(call, reading, kernel) if self.certify else math.nan
+            output = kernel if output is None else output
+        else:
             error = math.nan
-            if self.certify:
-                product = weights @ _repeat_groups(value, query).to(weights)
-                worst = (product - output).abs().max() / output.abs().max().clamp_min(1e-12)
-                error = worst.item()
-        self._record(self._module, source, weights, error, TOLERANCE[query.dtype])
+        self._record(call, reading, error, TOLERANCE[query.dtype])
         return output
+
+    @staticmethod
+    @torch.no_grad()
+    def _deviation(call: AttentionCall, reading: Reading, kernel: Tensor) -> float:
+        """Certificate of a reading: max|its output - the kernel's| / max|the kernel's|; NaN if it has none."""
+        output = reading.output
+        if output is None:
+            if reading.weights is None:
+                return math.nan
+            output = reading.weights @ repeat_groups(call.value, call.query).to(reading.weights)
+        return ((output - kernel).abs().max() / kernel.abs().max().clamp_min(1e-12)).item()
 
     def _mha(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Inside a handler the mode is off, so the inner call is reached by swapping torch's global."""
@@ -256,7 +236,7 @@ class AttentionCapture(TorchFunctionMode):
             F.scaled_dot_product_attention = SDPA
         if not wanted:
             return output, None
-        weights = self.records[-1].weights.to(output.dtype)
+        weights = weights_of(self._last).to(output.dtype)
         weights = weights.mean(-3) if average else weights
         return output, weights.squeeze(0) if call.arguments["query"].dim() == 2 else weights
 
@@ -270,12 +250,26 @@ class AttentionCapture(TorchFunctionMode):
             return
         _, weights, module = found
         self._candidates = {k: c for k, c in self._candidates.items() if c[1] is not weights}
-        self._record(module, "softmax", weights.detach(), math.nan, math.nan)
+        call = AttentionCall(module, self._calls[module], "softmax", weights=weights)
+        self._record(call, self.reader.read(call) or Reading(), math.nan, math.nan)
 
-    def _record(self, module: str, source: str, weights: Tensor, error: float, tolerance: float) -> None:
-        empty = int((weights.sum(-1) == 0).sum())
-        self.records.append(Record(module, self._calls[module], source, weights, error, tolerance, empty))
-        self._calls[module] += 1
+    def _record(self, call: AttentionCall, reading: Reading, error: float, tolerance: float) -> None:
+        weights = reading.weights
+        empty = 0 if weights is None else int((weights.sum(-1) == 0).sum())
+        record = Record(
+            call.module,
+            call.index,
+            call.source,
+            call.shape,
+            weights,
+            reading.reduced,
+            call.selected,
+            error,
+            tolerance,
+            empty,
+        )
+        self.records.append(record)
+        self._calls[call.module] += 1
 
     @property
     def _module(self) -> str:
@@ -303,10 +297,3 @@ class AttentionCapture(TorchFunctionMode):
 
 def _inside(module: str, parent: str) -> bool:
     return parent in ("", module) or module.startswith(f"{parent}.")
-
-
-def _repeat_groups(tensor: Tensor, query: Tensor) -> Tensor:
-    """Grouped queries share keys and values: repeat them to one per query head."""
-    if query.dim() > 2 and tensor.shape[-3] != query.shape[-3]:
-        return tensor.repeat_interleave(query.shape[-3] // tensor.shape[-3], -3)
-    return tensor

@@ -10,7 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laglens.attention.capture import Record, read_attention
+from laglens.attention.calls import Record
+from laglens.attention.capture import read_attention
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import PARTS, Stack, TokenMap
