@@ -42,16 +42,14 @@ class HuggingFaceModel(LoadedModel):
     """Models of the transformers library: a folder with config.json and weights."""
 
     architecture: Literal["patchtst", "time_series_transformer", "informer", "autoformer", "timesfm"] = Field(
-        description="which one; see docs/models.md"
+        description="which one; docs/models.md"
     )
 
 
 class ChronosModel(LoadedModel):
     """Chronos models through chronos-forecasting: a folder with config.json and weights."""
 
-    architecture: Literal["chronos_t5", "chronos_bolt", "chronos_2"] = Field(
-        description="which one; see docs/models.md"
-    )
+    architecture: Literal["chronos_t5", "chronos_bolt", "chronos_2"] = Field(description="which one; docs/models.md")
 
 
 class ViTimeModel(AdaptedModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from laglens.models.forecaster import Forecaster
+from laglens.models.forecaster import Forecaster, ScaledForecaster
 from laglens.models.pretraining import horizon_errors
 
 MIXTURE = "synthetic mixture of random harmonics, trends, noise and AR(1) series (laglens.models.mixture)"
@@ -47,7 +47,7 @@ def model_card(
     }
 
 
-def mixture_errors(model: Forecaster) -> dict[str, Any]:
+def mixture_errors(model: ScaledForecaster) -> dict[str, Any]:
     """`horizon_errors` as a card holds them: ``{forecast: {kind of series: error}}``, four digits."""
     table = horizon_errors(model)
     errors = {

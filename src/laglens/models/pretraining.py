@@ -59,7 +59,7 @@ def train_on_mixture(
 
 
 @torch.no_grad()
-def horizon_errors(model: Forecaster, *, n_series: int = 500, seed: int = 1_000_000) -> xr.DataArray:
+def horizon_errors(model: ScaledForecaster, *, n_series: int = 500, seed: int = 1_000_000) -> xr.DataArray:
     """Mean absolute horizon error on held-out series, beside two naive forecasts.
 
     Returns
