@@ -20,8 +20,13 @@ from .flow.lags import rollout_lags as rollout_lags
 from .flow.rollout import roll_out as roll_out
 from .heads.measure import measure_heads as measure_heads
 from .heads.table import heads_table as heads_table
+from .lags.combs import comb_contrast as comb_contrast
+from .lags.combs import comb_guards as comb_guards
 from .lags.comparison import compare_lags as compare_lags
 from .lags.measure import measure_lags as measure_lags
+from .lags.permutation import false_discovery_rate as false_discovery_rate
+from .lags.permutation import period_swap_test as period_swap_test
+from .lags.permutation import pooled_max_test as pooled_max_test
 from .lags.profiles import lag_profile as lag_profile
 from .lags.profiles import lag_ratio as lag_ratio
 from .lags.profiles import subdiagonal_means as subdiagonal_means

@@ -1,0 +1,117 @@
+"""Comb contrast: how far a head prefers the multiples of a period to the lags between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from laglens.errors import LaglensError
+from laglens.lags.bands import ROUNDING
+from laglens.lags.testability import REFUSED, testability
+
+Array = NDArray[np.float64]
+GOLDEN = (1 + 5**0.5) / 2  # the multiple of a period whose teeth stay farthest from those of the period
+
+
+def comb_weights(lag: Array, period: float) -> Array:
+    r"""Weights over lags whose product with a log profile is the comb contrast, ``(lag,)``, summing to 0.
+
+    .. math:: C(P) = \frac{1}{K} \sum_{k=1}^{K} L(kP) - \tfrac{1}{2} [L((k - \tfrac12) P) + L((k + \tfrac12) P)]
+
+    with :math:`L` the log of the ratio to uniform, linear between lags. The two gaps beside a tooth have its mean lag,
+    so a straight trend of L cancels. A tooth counts when both its gaps lie within the axis.
+
+    Parameters
+    ----------
+    lag
+        Rising and evenly spaced [input samples], all positive.
+    period
+        [input samples].
+
+    Raises
+    ------
+    LaglensError
+        No tooth of the comb has both its gaps on the axis.
+    """
+    first, last = lag[0], lag[-1]
+    teeth = np.arange(1, int(last / period) + 1)
+    teeth = teeth[((teeth - 0.5) * period >= first) & ((teeth + 0.5) * period <= last)]
+    if not len(teeth):
+        raise LaglensError(
+            f"no multiple of the period {period:.4g} lies between two gaps on the lags {first:g} to {last:g}; "
+            "give the model a longer history, or ask for a shorter period"
+        )
+    pairs = [_at(lag, k * period) - (_at(lag, (k - 0.5) * period) + _at(lag, (k + 0.5) * period)) / 2 for k in teeth]
+    return np.mean(pairs, axis=0)
+
+
+def _at(lag: Array, where: float) -> Array:
+    """Weights of linear interpolation at one place, ``(lag,)``."""
+    position = (where - lag[0]) / (lag[1] - lag[0])
+    return np.clip(1 - np.abs(np.arange(len(lag)) - position), 0, None)
+
+
+def comb_contrast(ratio: xr.DataArray, periods: Sequence[float], *, step: float | None = None) -> xr.DataArray:
+    """Mean log ratio on the multiples of each period minus that on the lags halfway between them.
+
+    (..., lag) -> (..., period), natural log: 0.69 is twice the attention on the comb. Past lags only.
+
+    Parameters
+    ----------
+    ratio
+        Ratio to uniform attention, as from `laglens.lags.profiles.lag_ratio`; ``lag`` in input samples. Lags that are
+        not measured are NaN in every profile.
+    periods
+        [input samples].
+    step
+        Input samples per token; default: the distance of neighbouring lags.
+
+    Raises
+    ------
+    LaglensError
+        A period is under 2 tokens, where teeth and gaps are the same lags, or reaches beyond the lags.
+
+    See Also
+    --------
+    comb_guards : the same at half, double and 1.618 times the period.
+    """
+    lag = ratio["lag"].values
+    measured = (lag > 0) & np.isfinite(ratio.values).reshape(-1, len(lag)).all(0)
+    if np.count_nonzero(measured) < 3:
+        raise LaglensError("fewer than three past lags are measured in every profile; no comb can be seen in them")
+    axis = lag[measured]
+    step = float(axis[1] - axis[0]) if step is None else step
+    for period in periods:
+        if (judged := testability(period, step)).testable == "no":
+            raise LaglensError(f"{judged}; teeth and gaps of its comb are the same lags below {REFUSED:g} tokens")
+    weights = np.stack([comb_weights(axis, period) for period in periods])
+    contrast = log_ratio(ratio.transpose(..., "lag").values[..., measured]) @ weights.T
+    leading = [dim for dim in ratio.dims if dim != "lag"]
+    coords = {name: coord for name, coord in ratio.coords.items() if set(coord.dims) <= set(leading)}
+    coords["period"] = xr.Variable("period", np.asarray(periods, float), {"units": "input samples"})
+    attrs = {"long_name": "comb contrast", "units": "log ratio"}
+    return xr.DataArray(contrast, dims=(*leading, "period"), coords=coords, name="contrast", attrs=attrs)
+
+
+def comb_guards(ratio: xr.DataArray, period: float, *, step: float | None = None) -> dict[str, xr.DataArray]:
+    """Comb contrast at the period, and at P/2, 2P and 1.618 P: (..., lag) -> ``{name: (...)}``.
+
+    A head that follows P shows it at P; at P/2 the teeth are teeth and gaps of P in turn, at 1.618 P neither. Those
+    that the lags cannot show are left out.
+    """
+    found = {}
+    for name, factor in {"P": 1.0, "P/2": 0.5, "2P": 2.0, "1.618 P": GOLDEN}.items():
+        try:
+            found[name] = comb_contrast(ratio, [factor * period], step=step).isel(period=0, drop=True)
+        except LaglensError:
+            if name == "P":
+                raise
+    return found
+
+
+def log_ratio(ratio: NDArray) -> Array:
+    """Natural log of a ratio to uniform, not below what float16 maps can tell from 0."""
+    return np.log(np.maximum(np.asarray(ratio, np.float64), ROUNDING))
