@@ -10,6 +10,20 @@ from numpy.typing import NDArray
 
 PARTS = ("history", "horizon", "special")
 HISTORY, HORIZON, SPECIAL = range(len(PARTS))
+DECIMALS = 6  # of a sample, in spans: rounding of the geometry must not part what belongs together
+
+
+def time_columns(start: NDArray, end: NDArray, part: NDArray) -> NDArray[np.int64]:
+    """Index of the time column of each token, ``(token,)``: tokens with the same span share one; special: -1.
+
+    Columns are numbered by rising centre.
+    """
+    in_time = part != SPECIAL
+    columns = np.full(len(part), -1)
+    spans = np.stack([(start + end)[in_time], start[in_time]], 1)
+    if len(spans):
+        columns[in_time] = np.unique(spans, axis=0, return_inverse=True)[1].ravel()
+    return columns
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,8 @@ class TokenMap:
 
         ``readout``: the forecast is read from every ``"horizon"`` token, the ``"last"`` token, or ``"none"``.
         """
-        start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
-        part = np.where(start >= history, HORIZON, HISTORY)
+        start, end, border = (np.round(np.asarray(x, np.float64), DECIMALS) for x in (start, end, history))
+        part = np.where(start >= border, HORIZON, HISTORY)
         rows = np.zeros(len(start), np.int64) if row is None else np.asarray(row, np.int64)
         last = np.arange(len(start)) == len(start) - 1
         read = {"horizon": part == HORIZON, "last": last, "none": np.zeros(len(start), bool)}
@@ -61,13 +75,21 @@ class TokenMap:
 
     @classmethod
     def patches(
-        cls, history: int, horizon: int, patch: int, *, stride: int | None = None, readout: str = "horizon"
+        cls,
+        history: int,
+        horizon: int,
+        patch: int,
+        *,
+        stride: int | None = None,
+        first: int = 0,
+        readout: str = "horizon",
     ) -> TokenMap:
         """Patches of `patch` samples, one every `stride` (default: `patch`), over history and horizon.
 
-        A patch ends inside the series; samples after the last whole patch have no token.
+        The first patch begins at sample `first`, below 0 where the model pads on the left (see `clipped`). A patch
+        ends inside the series; samples after the last whole patch have no token.
         """
-        start = np.arange(0, history + horizon - patch + 1, stride or patch, dtype=float)
+        start = np.arange(first, history + horizon - patch + 1, stride or patch, dtype=float)
         return cls.spans(start, start + patch, history, readout=readout)
 
     @classmethod
@@ -80,7 +102,15 @@ class TokenMap:
 
     @classmethod
     def folded(
-        cls, period: float, cycles: float, rows: int, columns: int, history: float, *, readout: str = "horizon"
+        cls,
+        period: float,
+        cycles: float,
+        rows: int,
+        columns: int,
+        history: float,
+        *,
+        first: float = 0,
+        readout: str = "horizon",
     ) -> TokenMap:
         """An image whose columns are cycles and whose rows are phases, row by row.
 
@@ -90,11 +120,15 @@ class TokenMap:
             Samples of one cycle.
         cycles
             Cycles side by side in the whole image; a token covers ``cycles / columns`` of them.
+        first
+            Sample at which the first cycle begins, below 0 where the model pads on the left (see `clipped`).
         """
         column, row = np.tile(np.arange(columns), rows), np.repeat(np.arange(rows), columns)
         across = cycles / columns
-        # The middle cycle of a column at the token's phase; several cycles lie evenly around it.
-        middle = ((column + 0.5) * across - 0.5 + (row + 0.5) / rows) * period
+        # The middle cycle of a column: several cycles lie evenly around it; where an image is stretched, what is
+        # drawn beyond the middle of the first or last cycle is that cycle.
+        cycle = np.clip((column + 0.5) * across - 0.5, 0, max(cycles - 1, 0))
+        middle = first + (cycle + (row + 0.5) / rows) * period
         half = (max(across - 1, 0.0) + 1 / rows) * period / 2
         return cls.spans(middle - half, middle + half, history, row=row, readout=readout)
 
@@ -133,11 +167,12 @@ class TokenMap:
         """Tokens after a pooling layer: each covers the hull of up to `kernel` tokens, every `stride`-th stays."""
         n = (len(self) + 2 * padding - kernel) // stride + 1
         first = np.arange(n) * stride - padding
-        members = [slice(max(f, 0), min(f + kernel, len(self))) for f in first]
         centre = self.taken(np.clip(first + kernel // 2, 0, len(self) - 1))
-        start = np.array([np.nanmin(self.start[m]) for m in members])
-        end = np.array([np.nanmax(self.end[m]) for m in members])
-        return replace(centre, start=start, end=end)
+        members = np.clip(first[:, None] + np.arange(kernel), 0, len(self) - 1)
+        # fmin and fmax pass over the NaN of special neighbours; a special centre stays without time.
+        start, end = np.fmin.reduce(self.start[members], 1), np.fmax.reduce(self.end[members], 1)
+        special = centre.part == SPECIAL
+        return replace(centre, start=np.where(special, np.nan, start), end=np.where(special, np.nan, end))
 
     @property
     def time(self) -> NDArray[np.float64]:
@@ -146,16 +181,8 @@ class TokenMap:
 
     @property
     def column(self) -> NDArray[np.int64]:
-        """Index of the time column of each token, ``(token,)``: tokens with the same span share one; special: -1.
-
-        Columns are numbered by rising centre.
-        """
-        in_time = self.part != SPECIAL
-        columns = np.full(len(self), -1)
-        spans = np.stack([(self.start + self.end)[in_time], self.start[in_time]], 1)
-        if len(spans):
-            columns[in_time] = np.unique(spans, axis=0, return_inverse=True)[1].ravel()
-        return columns
+        """Index of the time column of each token, ``(token,)`` (see `time_columns`)."""
+        return time_columns(self.start, self.end, self.part)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -178,8 +205,9 @@ class Stack:
     call
         Which call of each module, counted from 0, for models that run their layers more than once (passes).
     steps
-        The calls of each module are decoding steps. The rows of step ``s`` end at query ``s``, whether it ran on
-        one query (cached keys) or on all queries so far; `call` is not used.
+        The calls of each module are decoding steps, of which the last ends at the last query. The first call gives
+        all its rows (one, or those of a prompt), each further one its last row, whether it ran on one query (cached
+        keys) or on all queries so far. `call` is not used.
     """
 
     name: str

@@ -9,10 +9,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from laglens.errors import LaglensError
+from laglens.models.tokens import SPECIAL, time_columns
 
 NORMALISATIONS = ("mass", "mean")
 ROW_STATISTICS = ("entropy", "effective_keys", "top_key")
-SPECIAL = 2  # code of special tokens in query_part and key_part
 
 
 def to_time(tree: xr.DataTree, *, normalisation: str = "mass") -> xr.DataTree:
@@ -86,20 +86,20 @@ def _reduce(node: xr.Dataset, normalisation: str) -> xr.Dataset:
             **{name: _over_tokens(node[name]) for name in ROW_STATISTICS if name in node},
         },
         coords={name: node[name] for name in ("layer", "head", "layer_name")},
-        attrs=node.attrs | {"normalisation": normalisation, "samples_per_token": _samples_per_token(node)},
+        attrs=node.attrs | {"normalisation": normalisation},
     )
     columns = _column_coordinates(node, "query", query_columns) | _column_coordinates(node, "key", key_columns)
+    width = columns["key_end"].values - columns["key_start"].values
+    reduced.attrs["samples_per_token"] = _samples_per_token(columns["key_time"].values, width)
     tokens = {"token_time": node["query_time"], "token_part": node["query_part"]}
     return reduced.assign_coords(columns | {name: ("token", v.values, v.attrs) for name, v in tokens.items()})
 
 
 def _columns(node: xr.Dataset, axis: str) -> NDArray[np.int64]:
     """Index of the time column of each token, -1 for special ones: ``(token,)``."""
-    in_time = node[f"{axis}_part"].values != SPECIAL
-    if not in_time.any():
+    columns = time_columns(*(node[f"{axis}_{name}"].values for name in ("start", "end", "part")))
+    if (columns < 0).all():
         raise LaglensError(f"the {axis} axis has no token in time, so lags have no meaning for this model")
-    columns = np.full(len(in_time), -1)
-    columns[in_time] = np.unique(node[f"{axis}_start"].values[in_time], return_inverse=True)[1]
     return columns
 
 
@@ -136,7 +136,7 @@ def _column_coordinates(node: xr.Dataset, axis: str, columns: NDArray[np.int64])
     return coords
 
 
-def _samples_per_token(node: xr.Dataset) -> float:
-    in_time = node["key_part"].values != SPECIAL
-    start = np.unique(node["key_start"].values[in_time])
-    return float(np.median(np.diff(start))) if len(start) > 1 else float(node["key_end"].values[in_time][0] - start[0])
+def _samples_per_token(key_time: NDArray[np.float64], key_width: NDArray[np.float64]) -> float:
+    """The usual distance of neighbouring key columns; of a single one its width."""
+    centres = np.unique(key_time)
+    return float(np.median(np.diff(centres))) if len(centres) > 1 else float(key_width[0])
