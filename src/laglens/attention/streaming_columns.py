@@ -1,0 +1,247 @@
+"""Time columns of the tokens of an attention call, and the blocks in which its queries are taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from laglens.errors import LaglensError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from laglens.models.tokens import Stack
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The time column of every token of the two axes of an attention stack.
+
+    Attributes
+    ----------
+    query, key
+        ``(token,)`` int64: index of the column, counted from 0 and each in use; -1 for special tokens.
+
+    Raises
+    ------
+    LaglensError
+        An axis has no token in time, or its columns are not numbered without gaps.
+    """
+
+    query: NDArray[np.int64]
+    key: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for axis, columns in (("query", self.query), ("key", self.key)):
+            used = np.unique(columns[columns >= 0])
+            if not len(used):
+                raise LaglensError(f"the {axis} axis has no token in time, so there is nothing to reduce it to")
+            if used[-1] != len(used) - 1:
+                raise LaglensError(
+                    f"time columns of the {axis} axis go up to {used[-1]}, but only {len(used)} are used"
+                )
+
+    @classmethod
+    def of(cls, stack: Stack) -> Columns:
+        """Columns of a stack: tokens with the same span share one."""
+        return cls(stack.query.column, stack.key.column)
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Number of query and key tokens."""
+        return len(self.query), len(self.key)
+
+    @property
+    def in_time(self) -> tuple[int, int]:
+        """Number of query and key columns."""
+        return int(self.query.max()) + 1, int(self.key.max()) + 1
+
+    @property
+    def special_keys(self) -> int:
+        """Number of special key tokens."""
+        return int((self.key < 0).sum())
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive queries in the order of `Layout.order`.
+
+    Attributes
+    ----------
+    start, stop
+        First query, and one past the last.
+    columns
+        The time columns whose queries are among them.
+    in_time
+        The number of queries, from the first, that lie in these columns; special ones follow.
+    tokens
+        Queries of each of these columns, 0 if they differ or a column continues in another block.
+    weights
+        What a query counts in its column: ``(1, 1, tokens)`` for each column, or ``(column, in_time)``.
+    lowest, highest
+        The first and the last token among the queries, in the order of the call.
+    """
+
+    start: int
+    stop: int
+    columns: slice
+    in_time: int
+    tokens: int
+    weights: Tensor
+    lowest: int
+    highest: int
+
+    def pool_queries(self, weights: Tensor) -> Tensor:
+        """Mean over the queries of each column, or their part in it: ``(..., query, key) -> (..., column, key)``.
+
+        Averaging queries costs one multiply-add per weight; pooling keys first costs one per weight and column.
+        """
+        rows, n_keys = weights[..., : self.in_time, :], weights.shape[-1]
+        if self.tokens == 1:
+            return rows
+        if not self.tokens:
+            return self.weights @ rows
+        by_column = rows.reshape(-1, self.tokens, n_keys)
+        return torch.bmm(self.weights.expand(len(by_column), 1, -1), by_column).view(*rows.shape[:-2], -1, n_keys)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns as indices on a device.
+
+    Attributes
+    ----------
+    moved
+        Whether that is another order than that of the call.
+    order, place
+        Queries by column, special ones last, and the place of each query in that order.
+    key_order
+        Keys by column where all columns have as many, without special ones; None if they are in order.
+    key_tokens
+        Keys per column; 0 if columns differ.
+    key_target
+        Column of each key, special ones in one more; for columns that differ.
+    special_keys
+        Indices of the special keys.
+    """
+
+    moved: bool
+    order: Tensor
+    place: Tensor
+    key_order: Tensor | None
+    key_tokens: int
+    key_target: Tensor
+    special_keys: Tensor
+    n_columns: int
+
+    def pool_keys(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over the keys of each column, and over special keys: ``(..., key) -> (..., column), (...)``.
+
+        Weights may end before the last key: the rest is not visible.
+        """
+        missing = len(self.key_target) - weights.shape[-1]
+        if missing:
+            weights = torch.nn.functional.pad(weights, (0, missing))
+        if not self.key_tokens:
+            sums = weights.new_zeros(*weights.shape[:-1], self.n_columns + 1)
+            sums.scatter_add_(-1, self.key_target.expand(weights.shape), weights)
+            return sums[..., :-1], sums[..., -1]
+        special = weights[..., self.special_keys].sum(-1)
+        if self.key_order is not None:
+            weights = weights[..., self.key_order]
+        if self.key_tokens > 1:
+            weights = weights.unflatten(-1, (self.n_columns, self.key_tokens)).sum(-1)
+        return weights, special
+
+
+@lru_cache(maxsize=64)
+def layout(columns: Columns, device: torch.device) -> Layout:
+    """The indices of `columns` on a device."""
+    query, key = _by_column(columns.query), _by_column(columns.key)
+    special = np.flatnonzero(columns.key < 0)
+    sizes = np.bincount(columns.key[columns.key >= 0])
+    even = (sizes == sizes[0]).all()
+    in_time = key[: len(key) - len(special)]
+    target = np.where(columns.key < 0, len(sizes), columns.key)
+
+    keys_moved = not np.array_equal(in_time, np.arange(len(key)))
+    return Layout(
+        moved=not np.array_equal(query, np.arange(len(query))),
+        order=torch.from_numpy(query).to(device),
+        place=torch.from_numpy(np.argsort(query)).to(device),
+        key_order=torch.from_numpy(in_time).to(device) if keys_moved else None,
+        key_tokens=int(sizes[0]) if even else 0,
+        key_target=torch.from_numpy(target).to(device),
+        special_keys=torch.from_numpy(special).to(device),
+        n_columns=len(sizes),
+    )
+
+
+@lru_cache(maxsize=64)
+def blocks(columns: Columns, rows: int, dtype: torch.dtype, device: torch.device) -> tuple[Block, ...]:
+    """Cut the queries into blocks of about `rows` rows, at the bounds of columns unless a column is longer."""
+    order, sizes = _by_column(columns.query), np.bincount(columns.query[columns.query >= 0])
+    stops = _stops(sizes, rows, len(order))
+    return tuple(
+        _block(columns.query, order, sizes, start, stop, dtype=dtype, device=device)
+        for start, stop in zip([0, *stops[:-1]], stops)  # noqa: B905 (strict= is newer than the oldest Python)
+    )
+
+
+def _by_column(columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tokens ordered by column, special ones last; within a column as they came."""
+    return np.argsort(np.where(columns < 0, len(columns), columns), kind="stable")
+
+
+def _stops(sizes: NDArray[np.int64], rows: int, total: int) -> list[int]:
+    """Where blocks end. Equal columns are dealt out evenly, so that no small block is left over."""
+    ends = np.cumsum(sizes)
+    if (sizes == sizes[0]).all() and sizes[0] <= rows:
+        n_blocks = -(-len(sizes) // (rows // int(sizes[0])))
+        stops = [int(part[-1]) for part in np.array_split(ends, n_blocks)]
+    else:
+        stops = [0]
+        while stops[-1] < ends[-1]:
+            whole = ends[(ends > stops[-1]) & (ends <= stops[-1] + rows)]
+            stops.append(int(whole[-1]) if len(whole) else min(stops[-1] + rows, int(ends[-1])))
+        del stops[0]
+    if total - stops[-1] <= rows // 2:  # a few special queries are no block of their own
+        stops[-1] = total
+    return [*stops, *range(stops[-1] + rows, total, rows), *([total] if stops[-1] < total else [])]
+
+
+def _block(
+    columns: NDArray[np.int64],
+    order: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    start: int,
+    stop: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Block:
+    queries = order[start:stop]
+    of = columns[queries]
+    of = of[of >= 0]
+    first, last = (int(of[0]), int(of[-1]) + 1) if len(of) else (0, 0)
+    counts, whole = np.bincount(of - first), sizes[first:last]
+    tokens = int(whole[0]) if len(of) and np.array_equal(counts, np.full(len(whole), whole[0])) else 0
+    if tokens:
+        weights = np.full((1, 1, tokens), 1 / tokens)
+    else:
+        weights = (of == np.arange(first, last)[:, None]) / whole[:, None]
+    return Block(
+        start=start,
+        stop=stop,
+        columns=slice(first, last),
+        in_time=len(of),
+        tokens=tokens,
+        weights=torch.from_numpy(weights).to(device, dtype),
+        lowest=int(queries.min()),
+        highest=int(queries.max()),
+    )
