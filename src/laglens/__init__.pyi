@@ -4,7 +4,11 @@ from .attention.capture import AttentionCapture as AttentionCapture
 from .attention.capture import read_attention as read_attention
 from .attention.cube import attention_tree as attention_tree
 from .attribution.agreement import agree_with_attention as agree_with_attention
+from .attribution.cuts import matched_cuts as matched_cuts
+from .attribution.effects import paired_effect as paired_effect
 from .attribution.forecast import attribute_forecast as attribute_forecast
+from .attribution.knock_out import causal_lag_curve as causal_lag_curve
+from .attribution.knock_out import knock_out as knock_out
 from .attribution.lags import attribution_lags as attribution_lags
 from .attribution.table import attribution_table as attribution_table
 from .errors import LaglensError as LaglensError

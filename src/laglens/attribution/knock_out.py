@@ -1,0 +1,198 @@
+"""Lag knock-out: what the forecast loses when the attention at a lag is cut."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laglens.attention.calls import AttentionCall, Reading
+from laglens.attention.capture import AttentionCapture
+from laglens.attribution.cuts import HALF_WIDTH, Cut, CutEdges, single_lags, token_lags
+from laglens.errors import LaglensError
+from laglens.models.forecaster import Forecaster
+from laglens.models.tokens import SPECIAL, Stack
+from laglens.progress import logger, track
+from laglens.signals.windows import histories
+
+Array = NDArray[np.float64]
+FORECASTING = ("horizon->history", "readout->history")
+
+
+class NoReading:
+    """Reader that keeps nothing: the model's own kernels run."""
+
+    def read(self, call: AttentionCall) -> Reading | None:
+        """Keep nothing of a call."""
+        return None
+
+
+def forecasting_part(stack: Stack, history: int) -> str | None:
+    """The query part in which a stack reads the history for the forecast; None where it does not."""
+    for part in FORECASTING:
+        try:
+            token_lags(stack, history, part)
+        except LaglensError:
+            continue
+        return part
+    return None
+
+
+def knock_out(
+    model: Forecaster,
+    windows: xr.Dataset,
+    cuts: Sequence[Cut],
+    *,
+    heads: Mapping[str, Sequence[int]] | None = None,
+    half_width: float = HALF_WIDTH,
+    batch: int = 64,
+    device: torch.device | str = "cpu",
+) -> xr.Dataset:
+    """Forecast every window with each cut, and compare with the intact forecast.
+
+    In every stack that reads the history for the forecast, scores of pairs within `half_width` tokens of a lag of the
+    cut become -inf, in all layers, and the softmax renormalises.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode, with a horizon.
+    windows
+        ``series (sample, time)``; the horizon may hold NaN.
+    cuts
+        What to cut, with lags for every sample (see `laglens.attribution.cuts`).
+    heads
+        Attention modules and their heads to cut. Default: all.
+    half_width
+        [tokens].
+    batch
+        Windows per forward pass.
+
+    Returns
+    -------
+    xr.Dataset
+        In standard deviations of each window's history: ``forecast_change (cut, sample)``, mean over the horizon of
+        the absolute difference from the intact forecast; ``error_change (cut, sample)``, mean absolute error with the
+        cut minus without (NaN where the truth is not known); ``error (sample)`` of the intact forecast. ``spared
+        (cut)``: queries that would have lost every key, and kept all.
+
+    Raises
+    ------
+    LaglensError
+        The model has no horizon or no stack that reads its history for it; a cut has other samples than the windows.
+    """
+    if model.horizon < 1:
+        raise LaglensError("the model does not forecast, so a knock-out has no effect to measure")
+    lags = _lags_of_modules(model, device)
+    wrong = [cut.name for cut in cuts if len(cut.lags) != windows.sizes["sample"]]
+    if wrong:
+        raise LaglensError(f"cut '{wrong[0]}' has lags for another number of samples than {windows.sizes['sample']}")
+    model = model.eval().to(device)
+    shown = torch.from_numpy(histories(windows, model.history)).to(device)
+    width = half_width * token_step(model)
+    started = time.perf_counter()
+    intact = torch.cat([_forecast(model, part, None) for part in shown.split(batch)])
+    _say_cost(len(cuts), time.perf_counter() - started)
+    changed, spared = [], []
+    for cut in track(cuts, "cutting lags", total=len(cuts)):
+        padded = _padded(cut.lags, device)
+        edits = [CutEdges(lags, part, width, heads) for part in padded.split(batch)]
+        parts = zip(shown.split(batch), edits, strict=True)
+        changed.append(torch.cat([_forecast(model, part, edit) for part, edit in parts]))
+        spared.append(sum(edit.spared for edit in edits))
+    return _effects(windows, model, intact, torch.stack(changed), [cut.name for cut in cuts], spared)
+
+
+def causal_lag_curve(
+    model: Forecaster, windows: xr.Dataset, *, longest: float | None = None, **options: Any
+) -> xr.Dataset:
+    """Effect of cutting one token lag at a time: ``forecast_change (lag, sample)`` and the rest of `knock_out`.
+
+    Needs no truth: how far the forecast moves says how much it uses the lag.
+
+    Parameters
+    ----------
+    longest
+        Longest lag [input samples]; default: the history.
+    options
+        As in `knock_out`.
+    """
+    step = token_step(model)
+    cuts = single_lags(windows.sizes["sample"], longest or model.history, step)
+    effects = knock_out(model, windows, cuts, half_width=0.5, **options)
+    lag = xr.Variable("lag", [float(cut.name) for cut in cuts], {"units": "input samples"})
+    return effects.rename_dims(cut="lag").drop_vars("cut").assign_coords(lag=lag)
+
+
+def token_step(model: Forecaster) -> float:
+    """Input samples from one key token to the next, in the first stack that reads the history for the forecast."""
+    stacks = [stack for stack in model.stacks if forecasting_part(stack, model.history)] or list(model.stacks)
+    tokens = stacks[0].key
+    starts = np.unique(tokens.start[tokens.part != SPECIAL])
+    return float(np.median(np.diff(starts)))
+
+
+def _lags_of_modules(model: Forecaster, device: torch.device | str) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for stack in model.stacks:
+        part = forecasting_part(stack, model.history)
+        if part is not None:
+            lags = torch.from_numpy(token_lags(stack, model.history, part)).to(device)
+            found |= dict.fromkeys(stack.layers, lags)
+    if not found:
+        raise LaglensError("no attention stack of the model reads the history for the forecast; nothing to cut")
+    return found
+
+
+def _forecast(model: Forecaster, history: Tensor, edit: CutEdges | None) -> Tensor:
+    if edit is None:
+        with torch.no_grad():
+            return model(history)
+    with torch.no_grad(), AttentionCapture(model, certify=False, reader=NoReading(), edit=edit):
+        return model(history)
+
+
+def _padded(lags: Sequence[Array], device: torch.device | str) -> Tensor:
+    longest = max(map(len, lags))
+    rows = [np.pad(np.asarray(row, float), (0, longest - len(row)), constant_values=np.nan) for row in lags]
+    return torch.from_numpy(np.stack(rows)).to(device)
+
+
+def _say_cost(n_cuts: int, seconds: float) -> None:
+    logger.info("%d cuts, about %.0f s", n_cuts, 1.5 * n_cuts * seconds)
+
+
+def _effects(
+    windows: xr.Dataset, model: Forecaster, intact: Tensor, changed: Tensor, names: list[str], spared: list[int]
+) -> xr.Dataset:
+    series = windows["series"].transpose("sample", "time").values
+    sd = series[:, : model.history].std(1, ddof=1)
+    if not (sd > 0).all():
+        raise LaglensError(f"the history of window {int(sd.argmin())} is constant, so effects have no unit")
+    truth = series[:, model.history : model.history + model.horizon]
+    before, after = intact.cpu().numpy(), changed.cpu().numpy()
+    error = _mean_known(np.abs(before - truth)) / sd
+    unit = {"units": "standard deviations of the history"}
+    return xr.Dataset(
+        {
+            "forecast_change": (("cut", "sample"), np.abs(after - before).mean(2) / sd, unit),
+            "error_change": (("cut", "sample"), _mean_known(np.abs(after - truth)) / sd - error, unit),
+            "error": ("sample", error, unit),
+            "spared": ("cut", np.array(spared)),
+        },
+        coords={"cut": np.array(names, dtype=object), "sample": windows["sample"].values},
+        attrs={"history": model.history, "horizon": model.horizon, "samples_per_token": token_step(model)},
+    )
+
+
+def _mean_known(errors: Array) -> Array:
+    """Mean over the known steps, NaN where none is known: (..., step) -> (...)."""
+    known = np.isfinite(errors)
+    total = np.where(known, errors, 0.0).sum(-1)
+    return np.where(known.any(-1), total / np.maximum(known.sum(-1), 1), np.nan)

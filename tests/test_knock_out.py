@@ -1,0 +1,178 @@
+"""Lag knock-out: cuts what it says, spares emptied rows, and finds a lag that a model is built to copy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from models import tiny
+from torch import nn
+
+from laglens.attention.capture import read_attention
+from laglens.attribution.cuts import Cut, CutEdges, comb, matched_cuts, single_lags, token_lags
+from laglens.attribution.effects import paired_effect
+from laglens.attribution.knock_out import causal_lag_curve, knock_out, token_step
+from laglens.errors import LaglensError
+from laglens.models.forecaster import Forecaster
+from laglens.models.tokens import Stack, TokenMap
+
+
+class Copier(Forecaster):
+    """One head that copies the sample one period back: attention from each horizon token to lag `period` alone."""
+
+    def __init__(self, period: int = 12, history: int = 48, horizon: int = 12) -> None:
+        super().__init__()
+        self.period, self.history, self.horizon = period, history, horizon
+        self.attention = CopyingAttention(period)
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        tokens = TokenMap.patches(self.history, self.horizon, 1)
+        return (Stack("encoder", ("attention",), tokens, tokens),)
+
+    def forward(self, history: torch.Tensor) -> torch.Tensor:
+        series = torch.nn.functional.pad(history, (0, self.horizon))
+        return self.attention(series.double())[:, self.history :]
+
+
+class CopyingAttention(nn.Module):
+    """Scores of 30 at one lag and 0 elsewhere."""
+
+    def __init__(self, period: int) -> None:
+        super().__init__()
+        self.period = period
+
+    def forward(self, series: torch.Tensor) -> torch.Tensor:
+        n = series.shape[1]
+        score = 30.0 * torch.eye(n, dtype=series.dtype)
+        key = torch.eye(n, dtype=series.dtype)
+        query = score.roll(-self.period, 1)  # query i scores key i - period
+        query, key = (x.expand(len(series), 1, n, n) * n**0.25 for x in (query, key))
+        value = series[:, None, :, None]
+        return nn.functional.scaled_dot_product_attention(query, key, value)[:, 0, :, 0]
+
+
+def windows(series: np.ndarray) -> xr.Dataset:
+    return xr.Dataset({"series": (("sample", "time"), series)}, coords={"sample": np.arange(len(series))})
+
+
+@pytest.fixture
+def waves() -> xr.Dataset:
+    phase = np.arange(5)[:, None]
+    return windows(np.sin(2 * np.pi * np.arange(60) / 12 + phase))
+
+
+def test_cutting_the_copied_lag_ruins_the_forecast_and_nothing_else_does(waves):
+    effects = knock_out(Copier(), waves, matched_cuts([12.0] * 5, 48, 1.0, np.random.default_rng(0)))
+    change = effects["error_change"].mean("sample").to_series()
+    assert change["comb"] > 0.5
+    assert change["band"] > 0.5
+    others = change.drop(["comb", "band"])
+    assert others.abs().max() < 1e-6
+    found = paired_effect(effects, "comb")
+    assert found.win == 1.0
+    assert found.lower > 0.4
+    assert found.n == 5
+    assert abs(found.control) < 1e-6
+
+
+def test_causal_lag_curve_peaks_at_the_copied_lag(waves):
+    curve = causal_lag_curve(Copier(), waves)["forecast_change"]
+    assert (curve["lag"].values[curve.argmax("lag")] == 12).all()
+    others = curve.sel(lag=curve["lag"] != 12)
+    assert float(others.max()) < 1e-6
+
+
+def test_no_cut_changes_nothing_and_truth_is_optional(waves):
+    unknown = waves.copy(deep=True)
+    unknown["series"][:, 48:] = np.nan
+    effects = knock_out(
+        Copier(), unknown, [Cut("comb", (np.array([]),) * 5), Cut("comb + far", (np.array([500.0]),) * 5)]
+    )
+    assert float(effects["forecast_change"].max()) == 0
+    assert effects["error_change"].isnull().all()
+    with pytest.raises(LaglensError, match="0 samples have a known error_change"):
+        paired_effect(effects, "comb")
+
+
+@pytest.mark.parametrize("architecture", ["image", "numeric", "encoder"])
+def test_mass_on_a_cut_is_zero_and_rows_still_sum_to_one(architecture):
+    model = tiny(architecture)
+    stack = model.stacks[0]
+    part = "readout->history" if architecture == "encoder" else "horizon->history"
+    lags = torch.from_numpy(token_lags(stack, model.history, part))
+    step = token_step(model)
+    cut = CutEdges(dict.fromkeys(stack.layers, lags), torch.tensor([[3 * step], [5 * step]]), 0.5 * step)
+    history = torch.randn(2, model.history, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    _, capture = read_attention(model, history, edit=cut)
+    _, intact = read_attention(model, history)
+    found = {r.module: r.weights for r in capture.records}
+    before = {r.module: r.weights for r in intact.records}
+    assert cut.spared == 0
+    for sample, lag in enumerate((3 * step, 5 * step)):
+        on_cut = (lags - lag).abs() <= 0.5 * step
+        for name in stack.layers:
+            assert found[name][sample][:, on_cut].abs().max() == 0
+            assert before[name][sample][:, on_cut].max() > 0
+            torch.testing.assert_close(found[name].sum(-1), torch.ones_like(found[name].sum(-1)))
+
+
+def test_one_head_alone_can_be_cut():
+    model = tiny("numeric")
+    stack, step = model.stacks[0], token_step(model)
+    lags = torch.from_numpy(token_lags(stack, model.history, "horizon->history"))
+    cut = CutEdges({stack.layers[0]: lags}, torch.tensor([[3 * step]]), 0.5 * step, heads={stack.layers[0]: [1]})
+    history = torch.randn(1, model.history, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    _, capture = read_attention(model, history, edit=cut)
+    weights = next(r.weights for r in capture.records if r.module == stack.layers[0])[0]
+    on_cut = (lags - 3 * step).abs() <= 0.5 * step
+    assert weights[1][on_cut].max() == 0
+    assert weights[0][on_cut].min() > 0
+
+
+def test_a_row_that_would_lose_every_key_keeps_them_and_is_counted(waves):
+    model, history = Copier().eval(), torch.from_numpy(waves["series"].values[:, :48])
+    lags = {"attention": torch.ones(60, 60, dtype=torch.float64)}  # all pairs at one lag: each row would be emptied
+    edit = CutEdges(lags, torch.ones(5, 1), 0.5)
+    output, _ = read_attention(model, history, edit=edit)
+    assert edit.spared == 5 * 60
+    torch.testing.assert_close(output, model(history))
+
+
+def test_combs_and_their_controls_have_teeth_where_they_should():
+    assert comb([10.0], 45)[0].tolist() == [10, 20, 30, 40]
+    assert comb([10.0], 45, 0.5)[0].tolist() == [5, 15, 25, 35, 45]
+    cuts = {cut.name: cut.lags[0] for cut in matched_cuts([20.0], 100, 2.0, np.random.default_rng(0))}
+    assert cuts["band"].tolist() == [20]
+    assert cuts["band at 1.5 P"].tolist() == [30]
+    random = float(cuts["band at a random lag"][0])
+    assert abs(random - 20 * round(random / 20)) > 3
+    assert [cut.name for cut in single_lags(1, 10, 2.0)] == ["4", "6", "8", "10"]
+
+
+def test_paired_effect_against_hand_computation():
+    effects = xr.Dataset(
+        {
+            "error_change": (("cut", "sample"), [[3.0, 4.0, 5.0, 6.0], [1.0, 0.0, 2.0, 7.0], [1.0, 2.0, 0.0, 7.0]]),
+            "error": ("sample", [2.0, 2.0, 2.0, 2.0]),
+        },
+        coords={"cut": np.array(["comb", "comb + 0.5 P", "comb + 0.25 P"], dtype=object)},
+    )
+    found = paired_effect(effects)
+    difference = np.array([2.0, 3.0, 4.0, -1.0])
+    assert (found.effect, found.control, found.share, found.win) == (4.5, 2.5, 2.25, 0.75)
+    assert found.size == pytest.approx(difference.mean() / difference.std())
+    assert found.lower < difference.mean() < found.upper
+    assert not math.isnan(found.lower)
+
+
+def test_wrong_asks_are_refused(waves):
+    model = Copier()
+    with pytest.raises(LaglensError, match="cut 'comb' has lags for another number of samples than 5"):
+        knock_out(model, waves, [Cut("comb", (np.array([12.0]),))])
+    with pytest.raises(LaglensError, match="window 0 is constant"):
+        knock_out(model, windows(np.ones((2, 60))), [Cut("comb", (np.array([12.0]),) * 2)])
+    effects = knock_out(model, waves, [Cut("comb", (np.array([12.0]),) * 5)])
+    with pytest.raises(LaglensError, match="no cut 'comb' with controls"):
+        paired_effect(effects)
