@@ -9,7 +9,45 @@ ARCHITECTURES = {
     "image": ("patch", "ImageForecaster"),
     "numeric": ("patch", "NumericForecaster"),
     "encoder": ("encoder", "EncoderForecaster"),
+    "patchtst": ("patchtst", "PatchTSTForecaster"),
+    "time_series_transformer": ("time_series_transformer", "TimeSeriesTransformerForecaster"),
+    "informer": ("informer", "InformerForecaster"),
+    "autoformer": ("autoformer", "AutoformerForecaster"),
+    "timesfm": ("timesfm", "TimesFMForecaster"),
+    "vitime": ("vitime", "ViTimeForecaster"),
 }
+
+NO_ATTENTION = "it has no attention"
+# Known models without attention over time, by name in lower case without punctuation.
+REFUSED = {
+    "itransformer": "its tokens are whole variates, so its attention has no lag axis",
+    "patchtsmixer": "it mixes patches by multi-layer perceptrons, and the softmax of its gates weighs no keys",
+    "tinytimemixer": "it mixes patches by multi-layer perceptrons, and the softmax of its gates weighs no keys",
+    "tsmixer": "it mixes time steps by multi-layer perceptrons, not by attention",
+    "timemixer": "it mixes time steps by multi-layer perceptrons, not by attention",
+    "tirex": "it is an xLSTM, which has no attention",
+    "xlstm": NO_ATTENTION,
+    "deepar": NO_ATTENTION,
+    "dlinear": NO_ATTENTION,
+    "nlinear": NO_ATTENTION,
+    "nbeats": NO_ATTENTION,
+    "nhits": NO_ATTENTION,
+    "tide": NO_ATTENTION,
+    "timesnet": NO_ATTENTION,
+}
+
+
+def refuse(architecture: str) -> None:
+    """Say why an architecture cannot be read, where that is known.
+
+    Raises
+    ------
+    LaglensError
+        The architecture has no attention over time.
+    """
+    reason = REFUSED.get("".join(letter for letter in architecture.lower() if letter.isalnum()))
+    if reason:
+        raise LaglensError(f"architecture '{architecture}' cannot be read: {reason}")
 
 
 def module_and_class(architecture: str) -> tuple[str, str]:
@@ -18,9 +56,10 @@ def module_and_class(architecture: str) -> tuple[str, str]:
     Raises
     ------
     LaglensError
-        Unknown architecture.
+        Unknown architecture, or one without attention over time.
     """
     family = architecture.partition(":")[0]
+    refuse(family)
     if family not in ARCHITECTURES:
         raise LaglensError(f"architecture '{architecture}' is not one of {', '.join(ARCHITECTURES)}")
     module, kind = ARCHITECTURES[family]
