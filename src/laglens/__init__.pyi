@@ -27,6 +27,9 @@ from .heads.table import heads_table as heads_table
 from .lags.combs import comb_contrast as comb_contrast
 from .lags.combs import comb_guards as comb_guards
 from .lags.comparison import compare_lags as compare_lags
+from .lags.inputs import estimate_period as estimate_period
+from .lags.inputs import input_autocorrelation as input_autocorrelation
+from .lags.inputs import input_periodogram as input_periodogram
 from .lags.measure import measure_lags as measure_lags
 from .lags.permutation import false_discovery_rate as false_discovery_rate
 from .lags.permutation import period_swap_test as period_swap_test

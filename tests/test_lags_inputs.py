@@ -1,0 +1,86 @@
+"""What the input repeats: against closed forms and known distributions."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import kstest
+
+from laglens.errors import LaglensError
+from laglens.lags.inputs import (
+    acf_peaks,
+    estimate_period,
+    fisher_p,
+    input_autocorrelation,
+    input_periodogram,
+    token_average,
+)
+
+
+def series(values) -> xr.DataArray:
+    return xr.DataArray(np.atleast_2d(values), dims=("sample", "time"))
+
+
+def wave(period: float, length: int = 384, noise: float = 0.1, n: int = 6, seed: int = 0) -> xr.DataArray:
+    rng = np.random.default_rng(seed)
+    time = np.arange(length)
+    phase = rng.uniform(0, 2 * np.pi, (n, 1))
+    return series(np.sin(2 * np.pi * time / period + phase) + noise * rng.normal(size=(n, length)))
+
+
+def test_autocorrelation_of_ar1_falls_geometrically():
+    rng = np.random.default_rng(0)
+    values = np.zeros((40, 2000))
+    for t in range(1, 2000):
+        values[:, t] = 0.8 * values[:, t - 1] + rng.normal(size=40)
+    found = input_autocorrelation(series(values), n_lags=6)
+    np.testing.assert_allclose(found, 0.8 ** np.arange(7), atol=0.03)
+
+
+def test_autocorrelation_peaks_at_the_period():
+    assert acf_peaks(input_autocorrelation(wave(31.4)))[0] == pytest.approx(31.4, abs=1)
+
+
+def test_periodogram_sums_to_one_and_peaks_at_the_frequency():
+    found = input_periodogram(wave(32.0, noise=0.0))
+    assert float(found.sum()) == pytest.approx(1)
+    assert float(found["frequency"][found.argmax("frequency")]) == pytest.approx(1 / 32)
+
+
+@pytest.mark.parametrize("period", [9.7, 31.4, 62.8])
+def test_period_is_found_to_a_fraction_of_a_sample(period):
+    found = estimate_period(wave(period))
+    assert found.period == pytest.approx(period, rel=0.01)
+    assert found.lower <= found.period <= found.upper
+    assert found.upper - found.lower < 0.05 * period
+    assert found.fisher_p < 1e-6
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(40):
+        found = estimate_period(wave(23.0, length=128, noise=1.0, n=16, seed=seed), seed=seed, n_resamples=200)
+        covered += found.lower - 0.1 <= 23.0 <= found.upper + 0.1
+    assert covered >= 32
+
+
+def test_fisher_p_is_uniform_on_white_noise():
+    rng = np.random.default_rng(1)
+    p = [fisher_p(rng.normal(size=128)) for _ in range(400)]
+    # Large values are cut at 1, where the alternating sum has lost its digits.
+    assert kstest(p, "uniform").statistic < 0.12
+    assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
+
+
+def test_token_average_is_a_mean_per_token_and_hides_short_periods():
+    found = token_average(series(np.arange(10.0)), 4)
+    np.testing.assert_allclose(found.values, [[1.5, 5.5]])
+    np.testing.assert_allclose(found["time"], [1.5, 5.5])
+    hidden = token_average(wave(4.0, noise=0.0), 8)
+    assert float(np.abs(hidden).max()) < 1e-10
+
+
+def test_straight_lines_and_short_series_are_refused():
+    with pytest.raises(LaglensError, match="series 1 is a straight line"):
+        estimate_period(series([np.sin(np.arange(50.0)), np.arange(50.0)]))
+    with pytest.raises(LaglensError, match="too short to look for periods"):
+        input_autocorrelation(series(np.arange(5.0)))
