@@ -97,6 +97,39 @@ def test_occlusion_of_a_linear_model_is_the_weighted_change_of_the_series(window
             np.testing.assert_allclose(found["attribution"][0, sample, t], expected, rtol=1e-9, atol=1e-12)
 
 
+def rounded(differentiable: bool) -> Linear:
+    """A linear forecast that loses its gradient on the way."""
+    model = Linear(np.random.default_rng(1).normal(size=(HORIZON, HISTORY)))
+    model.forward = lambda history: torch.round(Linear.forward(model, history), decimals=9)
+    model.differentiable = differentiable
+    return model
+
+
+def test_a_model_without_gradient_keeps_occlusion_and_says_what_was_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "laglens"):
+        found = attribute_forecast(rounded(differentiable=False), windows())
+    assert list(found["attribution_method"].values) == ["occlusion"] and np.abs(found["attribution"]).max() > 0.01
+    assert found.attrs["left_out"] == ["gradient", "input_x_gradient"]
+    assert "no gradient in its history: gradient and input_x_gradient left out" in caplog.text
+    every = attribute_forecast(rounded(differentiable=True), windows())
+    assert every.attrs["left_out"] == [] and every.sizes["attribution_method"] == len(METHODS)
+    xr.testing.assert_identical(every["attribution"].sel(attribution_method=["occlusion"]), found["attribution"])
+
+
+def test_a_model_without_gradient_and_no_method_that_does_without_is_an_error() -> None:
+    with pytest.raises(LaglensError, match=r"Linear has no gradient .* which gradient need; add 'occlusion'"):
+        attribute_forecast(rounded(differentiable=False), windows(), methods=["gradient"])
+
+
+def test_tokens_of_less_than_a_sample_or_of_fractions_cover_the_samples_they_touch() -> None:
+    values = np.arange(8.0)
+    np.testing.assert_allclose(pool(values, np.array([0, 2.5, 5]), np.array([2.5, 5, 7.5])), [1, 3, 6])
+    np.testing.assert_allclose(pool(values, np.array([0, 0.4, 0.8]), np.array([0.4, 0.8, 1.2])), [0, 0, 0.5])
+    short = Linear(np.ones((1, 8)))
+    short.stacks = (Stack("encoder", ("attn",), *[TokenMap.grid(np.linspace(0, 9, 28), 1, 8)] * 2),)
+    assert token_width(short) == 1
+
+
 def test_samples_that_the_forecast_does_not_use_have_no_attribution() -> None:
     weights = np.random.default_rng(2).normal(size=(HORIZON, HISTORY))
     weights[:, 8:20] = 0

@@ -92,8 +92,9 @@ def _forecasting(rows: NDArray[np.bool_], node: xr.Dataset, attrs: dict[Any, Any
 
 
 def pool(values: Array, start: Array, end: Array) -> Array:
-    """Mean over the samples of each token: (..., time) -> (..., token)."""
-    return np.stack([values[..., int(s) : int(e)].mean(-1) for s, e in zip(start, end, strict=True)], -1)
+    """Mean over the samples that each token covers, wholly or in part: (..., time) -> (..., token)."""
+    spans = zip(np.floor(start).astype(int), np.ceil(end).astype(int), strict=True)
+    return np.stack([values[..., first:past].mean(-1) for first, past in spans], -1)
 
 
 def spearman_pairs(first: Array, second: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from laglens.attribution.methods import METHODS, Explained
+from laglens.attribution.methods import METHODS, NEED_GRADIENTS, Explained
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster, ScaledForecaster
 from laglens.models.tokens import SPECIAL
 from laglens.signals.windows import histories
+
+logger = logging.getLogger("laglens")
 
 
 def attribute_forecast(
@@ -37,7 +40,8 @@ def attribute_forecast(
     windows
         ``series (sample, time)``, the history first; such as the root of a time tree, so that both see the same.
     methods
-        ``gradient``, ``input_x_gradient``, ``occlusion`` (see `laglens.attribution.methods`).
+        ``gradient``, ``input_x_gradient``, ``occlusion`` (see `laglens.attribution.methods`). Those that need a
+        gradient are left out for a model that is not ``differentiable``.
     step
         Forecast sample that is explained, 1 = the first after the history; None: the mean of the horizon.
     window
@@ -51,15 +55,18 @@ def attribute_forecast(
         ``attribution (attribution_method, sample, time)``, signed: forecast per input unit for the gradient, else in
         units of the forecast; ``explained (sample)``: the forecast itself. ``time`` in input samples from the window's
         start. (The dimension is not called `method`, which `sel` takes for its own argument.) Attributes of `windows`,
-        and ``step`` (a number or ``mean``), ``target_time``, ``occlusion_window``, ``scaling``.
+        and ``step`` (a number or ``mean``), ``target_time``, ``occlusion_window``, ``scaling``, ``left_out`` (names of
+        methods).
 
     Raises
     ------
     LaglensError
-        Unknown method, a step beyond the horizon, a window without history, a model without gradient, or a forecast
-        that is not finite.
+        Unknown method, a step beyond the horizon, a window without history, a model without gradient and no method
+        that does without, or a forecast that is not finite.
     """
     _check(methods, step, model.horizon)
+    left_out = _without_gradient(model, methods)
+    methods = [name for name in methods if name not in left_out]
     width = token_width(model) if window == "auto" else int(window)
     if width < 1:
         raise LaglensError(f"window is {window!r}; it must be 'auto' or at least one input sample")
@@ -72,14 +79,15 @@ def attribute_forecast(
     found = {name: METHODS[name](explained, shown, width).cpu().numpy() for name in methods}
     attrs = windows.attrs | {"history": model.history, "horizon": model.horizon, "occlusion_window": width}
     attrs |= {"step": step or "mean", "target_time": model.history + (step or 1) - 1}
+    attrs["left_out"] = left_out
     attrs["scaling"] = "of the intact history" if isinstance(model, ScaledForecaster) else "of the history shown"
     return _labelled(found, forecast.cpu().numpy(), windows, attrs)
 
 
 def token_width(model: Forecaster) -> int:
-    """Input samples of one token of the model's first stack."""
+    """Input samples of one token of the model's first stack, whole ones, at least 1."""
     tokens = model.stacks[0].key
-    return int(np.median((tokens.end - tokens.start)[tokens.part != SPECIAL]))
+    return max(1, int(np.median((tokens.end - tokens.start)[tokens.part != SPECIAL])))
 
 
 def _check(methods: Sequence[str], step: int | None, horizon: int) -> None:
@@ -89,6 +97,25 @@ def _check(methods: Sequence[str], step: int | None, horizon: int) -> None:
         raise LaglensError(f"{named} {', '.join(METHODS)}")
     if step is not None and not 1 <= step <= horizon:
         raise LaglensError(f"step is {step}; this model forecasts {horizon} samples, counted from 1")
+
+
+def _without_gradient(model: Forecaster, methods: Sequence[str]) -> list[str]:
+    """Methods that this model cannot have, which the log tells.
+
+    Raises
+    ------
+    LaglensError
+        None of the methods is left.
+    """
+    if getattr(model, "differentiable", True):
+        return []
+    left_out = [name for name in methods if name in NEED_GRADIENTS]
+    reason = f"the forecast of {type(model).__name__} has no gradient in its history"
+    if len(left_out) == len(methods):
+        raise LaglensError(f"{reason}, which {' and '.join(left_out)} need; add 'occlusion' to attribution.methods")
+    if left_out:
+        logger.info("%s: %s left out", reason, " and ".join(left_out))
+    return left_out
 
 
 def _labelled(found: dict[str, NDArray], forecast: NDArray, windows: xr.Dataset, attrs: dict[Any, Any]) -> xr.Dataset:

@@ -136,3 +136,4 @@ METHODS: dict[str, Callable[[Explained, Tensor, int], Tensor]] = {
     "input_x_gradient": input_x_gradient,
     "occlusion": occlusion,
 }
+NEED_GRADIENTS = ("gradient", "input_x_gradient")
