@@ -1,0 +1,120 @@
+"""Inputs that ask a model one question: noise without any period, and waves whose periods are swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from laglens.errors import LaglensError
+from laglens.signals.streams import stream
+
+Array = NDArray[np.float64]
+SHORTEST = 4.5  # tokens; below 4 a comb has no flanks of its own
+TOO_CLOSE = 0.08  # relative distance of a period from a simple multiple of another
+OVERTONES = (2, 3, 4)
+NOISE = 0.05  # standard deviation beside a wave of 1, as in the evaluation series of the mixture
+
+
+def swap_periods(step: float, longest: float, n: int = 6) -> Array:
+    """Periods for the period-swap test: `n` of them, spread evenly in log, none near a simple multiple of another.
+
+    Parameters
+    ----------
+    step
+        Input samples per token; the shortest period has 4.5 tokens.
+    longest
+        Longest lag that is measured [input samples]; the gap after the first tooth of the longest period reaches it.
+
+    Raises
+    ------
+    LaglensError
+        The lags leave no room for `n` periods.
+    """
+    first, last = SHORTEST * step, longest / 1.5
+    candidates = np.geomspace(first, last, 40 * n) if last > first else np.empty(0)
+    chosen: list[float] = []
+    for target in np.geomspace(first, max(first, last), n):
+        free = [p for p in candidates if not any(_related(p, q) for q in chosen)]
+        if not free:
+            raise LaglensError(
+                f"lags up to {longest:g} samples at {step:g} samples per token hold no {n} unrelated periods of at least "
+                f"{SHORTEST:g} tokens; give the model a longer history, or ask for fewer periods"
+            )
+        chosen.append(float(min(free, key=lambda p: abs(np.log(p / target)))))
+    return np.sort(chosen)
+
+
+def _related(a: float, b: float) -> bool:
+    """Whether one period is near k/m of the other with small k and m, so that their combs share teeth."""
+    ratio = max(a, b) / min(a, b)
+    return any(abs(ratio / (k / m) - 1) < TOO_CLOSE for k, m in ((1, 1), (2, 1), (3, 1), (3, 2), (4, 1)))
+
+
+def make_swap_probe(
+    periods: Sequence[float], length: int, *, inputs: int = 8, seed: int = 0, name: str = "model"
+) -> xr.Dataset:
+    """Waves with random phases, overtones and noise; `inputs` for each period, alike in everything else.
+
+    Input i of every period has the same overtones and noise, so that periods differ by their length alone.
+
+    Parameters
+    ----------
+    periods
+        [samples].
+    length
+        Samples in time.
+    inputs
+        Waves per period.
+    seed, name
+        The study's seed, and whom the waves are for; both set the random numbers.
+
+    Returns
+    -------
+    xr.Dataset
+        ``value (sample, time)`` with ``true_period (sample)``; attribute ``control`` is ``swap``.
+
+    Raises
+    ------
+    LaglensError
+        Fewer than two periods, or no input.
+    """
+    if len(periods) < 2 or inputs < 1:
+        raise LaglensError(
+            f"{len(periods)} periods with {inputs} inputs: swapping needs at least 2 periods and 1 input"
+        )
+    children = stream(seed, name, "swap").spawn(inputs)
+    values = [wave(p, length, np.random.default_rng(child)) for p in periods for child in children]
+    coords = {
+        "sample": np.arange(len(values)),
+        "true_period": ("sample", np.repeat(np.asarray(periods, float), inputs)),
+    }
+    attrs = {"name": f"{name}.swap", "control": "swap", "truth": {}}
+    return xr.Dataset({"value": (("sample", "time"), np.stack(values))}, coords, attrs)
+
+
+def make_white_probe(n: int, length: int, *, seed: int = 0, name: str = "model") -> xr.Dataset:
+    """White noise, ``value (sample, time)``: what a model shows without any memory in its input."""
+    if n < 1:
+        raise LaglensError(f"{n} noise series: at least 1 is needed")
+    rng = np.random.default_rng(stream(seed, name, "white"))
+    attrs = {"name": f"{name}.white", "control": "white", "truth": {}}
+    return xr.Dataset({"value": (("sample", "time"), rng.normal(size=(n, length)))}, {"sample": np.arange(n)}, attrs)
+
+
+def wave(period: float, length: int, rng: Generator) -> Array:
+    """One wave of standard deviation 1 with overtones, and noise: ``-> (time,)``.
+
+    Overtones 2, 3 and 4 have amplitude (0.3 + 0.5 U) / sqrt(m / 2), each present with probability 0.7.
+    """
+    phase, strength = rng.uniform(0, 2 * np.pi, 4), 0.3 + 0.5 * rng.uniform(size=3)
+    present, noise = rng.uniform(size=3) < 0.7, rng.normal(size=length)
+    time = np.arange(length)
+    total = np.sin(2 * np.pi * time / period + phase[0])
+    for m, at, amplitude, on in zip(OVERTONES, phase[1:], strength, present, strict=True):
+        total = total + on * amplitude / np.sqrt(m / 2) * np.sin(2 * np.pi * m * time / period + at)
+    power = 0.5 + 0.5 * np.sum(present * (strength / np.sqrt(np.array(OVERTONES) / 2)) ** 2)
+    return total / np.sqrt(power) + NOISE * noise
