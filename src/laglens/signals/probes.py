@@ -41,8 +41,8 @@ def swap_periods(step: float, longest: float, n: int = 6) -> Array:
         free = [p for p in candidates if not any(_related(p, q) for q in chosen)]
         if not free:
             raise LaglensError(
-                f"lags up to {longest:g} samples at {step:g} samples per token hold no {n} unrelated periods of at least "
-                f"{SHORTEST:g} tokens; give the model a longer history, or ask for fewer periods"
+                f"lags up to {longest:g} samples at {step:g} samples per token hold no {n} unrelated periods of at "
+                f"least {SHORTEST:g} tokens; give the model a longer history, or ask for fewer periods"
             )
         chosen.append(float(min(free, key=lambda p: abs(np.log(p / target)))))
     return np.sort(chosen)
@@ -57,9 +57,9 @@ def _related(a: float, b: float) -> bool:
 def make_swap_probe(
     periods: Sequence[float], length: int, *, inputs: int = 8, seed: int = 0, name: str = "model"
 ) -> xr.Dataset:
-    """Waves with random phases, overtones and noise; `inputs` for each period, alike in everything else.
+    """Waves with random phases, overtones and noise; `inputs` for each period.
 
-    Input i of every period has the same overtones and noise, so that periods differ by their length alone.
+    All are drawn independently and in the same way, so that under the null any of them may have any period.
 
     Parameters
     ----------
@@ -83,15 +83,12 @@ def make_swap_probe(
         Fewer than two periods, or no input.
     """
     if len(periods) < 2 or inputs < 1:
-        raise LaglensError(
-            f"{len(periods)} periods with {inputs} inputs: swapping needs at least 2 periods and 1 input"
-        )
-    children = stream(seed, name, "swap").spawn(inputs)
-    values = [wave(p, length, np.random.default_rng(child)) for p in periods for child in children]
-    coords = {
-        "sample": np.arange(len(values)),
-        "true_period": ("sample", np.repeat(np.asarray(periods, float), inputs)),
-    }
+        raise LaglensError(f"{len(periods)} periods of {inputs} inputs: swapping needs at least 2 periods and 1 input")
+    of_sample = np.repeat(np.asarray(periods, float), inputs)
+    children = stream(seed, name, "swap").spawn(len(of_sample))
+    pairs = zip(of_sample, children, strict=True)
+    values = [wave(period, length, np.random.default_rng(child)) for period, child in pairs]
+    coords = {"sample": np.arange(len(values)), "true_period": ("sample", of_sample)}
     attrs = {"name": f"{name}.swap", "control": "swap", "truth": {}}
     return xr.Dataset({"value": (("sample", "time"), np.stack(values))}, coords, attrs)
 
