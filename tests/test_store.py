@@ -17,13 +17,17 @@ import xarray as xr
 
 from laglens import store
 from laglens.errors import LaglensError
+from laglens.store import files
+from laglens.store.layout import chunks
+
+CUBE = ("sample", "layer", "head", "query", "key")
 
 
 def cube(seed: int = 0, dtype: str = "float16", tokens: int = 20) -> xr.DataTree:
     rng = np.random.default_rng(seed)
     weights = rng.random((3, 2, 4, tokens, tokens)).astype(dtype)
     node = xr.Dataset(
-        {"attention": (("sample", "layer", "head", "query", "key"), weights)},
+        {"attention": (CUBE, weights)},
         coords={"layer": [0, 1], "layer_name": ("layer", np.array(["encoder.0.attn", "encoder.1.attn"]))},
         attrs={"b": 1, "a": {"z": [1.5], "k": np.float64(2)}},
     )
@@ -70,13 +74,23 @@ def test_nodes_come_back_in_the_order_in_which_they_were_written(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "chunks"), [(20, (3, 1, 4, 20, 20)), (200, (1, 1, 4, 200, 200)), (1100, (1, 1, 1, 1100, 1100))]
+    ("dims", "shape", "itemsize", "expected"),
+    [
+        (CUBE, (3, 2, 4, 20, 20), 2, (3, 1, 4, 20, 20)),
+        (CUBE, (999, 2, 4, 100, 100), 2, (52, 1, 4, 100, 100)),  # 4 MB of samples
+        (CUBE, (3, 2, 4, 200, 200), 2, (1, 1, 4, 200, 200)),
+        (CUBE, (3, 2, 4, 1100, 1100), 2, (1, 1, 1, 1100, 1100)),
+        (("sample", "channel", *CUBE[1:]), (3, 7, 2, 4, 200, 200), 2, (1, 1, 1, 4, 200, 200)),
+        (CUBE[:-1], (10_000, 18, 16, 2465), 4, (1, 18, 16, 2465)),
+        (CUBE[:-1], (10_000, 2, 4, 100), 4, (1310, 2, 4, 100)),
+        (("lag", "head"), (3000, 4), 8, (3000, 4)),
+        (("sample", "time"), (0, 5), 8, (1, 5)),
+    ],
 )
-def test_chunks_hold_whole_matrices(tokens: int, chunks: tuple[int, ...]) -> None:
-    variable = xr.Variable(
-        ("sample", "layer", "head", "query", "key"), np.broadcast_to(np.float16(0), (3, 2, 4, tokens, tokens))
-    )
-    assert store._chunks(variable) == chunks
+def test_chunks_hold_whole_matrices_and_a_bounded_number_of_samples(
+    dims: tuple[str, ...], shape: tuple[int, ...], itemsize: int, expected: tuple[int, ...]
+) -> None:
+    assert chunks(dims, shape, itemsize) == expected
 
 
 def test_a_missing_chunk_reads_nan_and_a_flipped_bit_raises(tmp_path: Path) -> None:
@@ -114,7 +128,7 @@ def test_a_full_disk_keeps_the_old_artifact(tmp_path: Path, monkeypatch: pytest.
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store.shutil, "copyfileobj", full)
+    monkeypatch.setattr(files.shutil, "copyfileobj", full)
     with pytest.raises(LaglensError, match="No space left"):
         store.write_tree(cube(seed=1), path)
     assert path.read_bytes() == before
@@ -123,9 +137,9 @@ def test_a_full_disk_keeps_the_old_artifact(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_killed_writer_leaves_no_artifact_and_its_workspace_is_swept(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from laglens import store\n"
-        "store._move = lambda *a: (print('ready', flush=True), time.sleep(60))\n"
-        "store.write_bytes(b'half', Path(sys.argv[1]))"
+        "import sys, time; from pathlib import Path; from laglens.store import files\n"
+        "files.move = lambda *a: (print('ready', flush=True), time.sleep(60))\n"
+        "files.write_bytes(b'half', Path(sys.argv[1]))"
     )
     path = tmp_path / "a.bin"
     process = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE)

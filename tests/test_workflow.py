@@ -73,7 +73,7 @@ def remove(file: str) -> Change:
 def comments_docstrings_and_layout(workflow: WorkflowCopy) -> None:
     workflow.edit("scripts/measure_lags.py", '"""', '"""Truly: ')
     workflow.edit("src/laglens/lags/measure.py", '"""', '"""Truly: ')
-    workflow.edit("src/laglens/store.py", "        return json.loads", "        # comment\n\n        return json.loads")
+    workflow.edit("src/laglens/store/weights.py", "        return json.loads", "        # comment\n\n        return json.loads")
     append("src/laglens/attention/cube.py", "\n\n# the end\n")(workflow)
     append("Snakefile", "\n\n# the end\n")(workflow)
     append("config.yaml", "\n# the end\n")(workflow)
@@ -170,7 +170,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "library: figure style": (append("src/laglens/figures/style.py"), DRAWN | {"draw_training": 2}),
     "library: occlusion": (append("src/laglens/attribution/methods.py"), {"attribute_forecast": 3}),
     "package init of the lags": (append("src/laglens/lags/__init__.py"), BESIDE_LAGS | FROM_LAGS),
-    "library: store": (append("src/laglens/store.py"), EVERYTHING),
+    "library: store": (append("src/laglens/store/files.py"), EVERYTHING),
 }
 
 

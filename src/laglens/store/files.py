@@ -1,0 +1,92 @@
+"""Files that appear under their name complete and durable, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from laglens.errors import LaglensError
+
+EARLIEST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def write_json(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write sorted, indented JSON."""
+    write_bytes((json.dumps(plain(content), indent=2, sort_keys=True) + "\n").encode(), path)
+
+
+def write_bytes(content: bytes, path: str | Path) -> None:
+    """Write a file that appears complete or not at all."""
+    with workspace(Path(path)) as work:
+        (work / "part").write_bytes(content)
+        move(work / "part", Path(path))
+
+
+@contextmanager
+def workspace(path: Path) -> Iterator[Path]:
+    """A private folder beside `path`: the same file system, so that the last step is one atomic rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.{socket.gethostname()}.{os.getpid()}.", dir=path.parent))
+    try:
+        yield work
+    except OSError as error:
+        raise LaglensError(f"{path}: cannot be written: {one_line(error)}; nothing was left behind") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Delete workspaces of killed processes of this machine; another machine's may still be in use."""
+    prefix = f".{path.name}.{socket.gethostname()}."
+    for work in path.parent.glob(f"{prefix}*"):
+        process = work.name.removeprefix(prefix).split(".")[0]
+        if process.isdigit() and int(process) != os.getpid() and not Path("/proc", process).exists():
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Pack a folder into an uncompressed zip with sorted entries and fixed dates; its files go as they are packed."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), EARLIEST_ZIP_DATE)
+            entry.external_attr = 0o644 << 16
+            with file.open("rb") as source, target.open(entry, "w", force_zip64=True) as packed:
+                shutil.copyfileobj(source, packed, 1 << 20)
+            file.unlink()
+
+
+def move(source: Path, target: Path) -> None:
+    """Make a file durable, then give it its name."""
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(source, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def plain(value: Any) -> Any:
+    """JSON-native copy with sorted keys."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(value[key]) for key in sorted(value, key=str)}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def one_line(error: BaseException) -> str:
+    """Message of an error without line breaks; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,39 @@
+"""Tables people read: CSV out, CSV or Parquet in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from laglens.errors import LaglensError
+from laglens.store.files import one_line, write_bytes
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table people read as CSV, six significant digits."""
+    write_bytes(table.to_csv(index=False, float_format="%.6g").encode(), path)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a CSV or Parquet file.
+
+    Raises
+    ------
+    LaglensError
+        The file is missing, of another kind, or cannot be parsed.
+    """
+    path = Path(path)
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    if path.suffix.lower() not in readers:
+        raise LaglensError(f"{path}: a table is read from {' or '.join(readers)}, not from '{path.suffix}'")
+    if not path.is_file():
+        raise LaglensError(f"{path}: no such file; paths are relative to the folder you run from")
+    try:
+        table = readers[path.suffix.lower()](path)
+    except (ValueError, UnicodeDecodeError, OSError) as error:
+        raise LaglensError(f"{path}: cannot be read as {path.suffix[1:]}: {one_line(error)}") from error
+    if not len(table):
+        raise LaglensError(f"{path}: the table has no rows")
+    return table
