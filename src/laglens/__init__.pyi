@@ -24,6 +24,8 @@ from .flow.lags import rollout_lags as rollout_lags
 from .flow.rollout import roll_out as roll_out
 from .heads.measure import measure_heads as measure_heads
 from .heads.table import heads_table as heads_table
+from .lags.comb_tests import comb_test as comb_test
+from .lags.comb_tests import swap_test as swap_test
 from .lags.combs import comb_contrast as comb_contrast
 from .lags.combs import comb_guards as comb_guards
 from .lags.comparison import compare_lags as compare_lags
@@ -48,6 +50,9 @@ from .models.tokens import Stack as Stack
 from .models.tokens import TokenMap as TokenMap
 from .signals.controls import make_control as make_control
 from .signals.make import make_signal as make_signal
+from .signals.probes import make_swap_probe as make_swap_probe
+from .signals.probes import make_white_probe as make_white_probe
+from .signals.probes import swap_periods as swap_periods
 from .signals.windows import windows as windows
 from .store import read_card as read_card
 from .store import read_dataset as read_dataset

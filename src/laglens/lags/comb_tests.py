@@ -1,0 +1,229 @@
+"""Which heads follow a period: tests of the comb contrast over all heads of a model at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from laglens.errors import LaglensError
+from laglens.lags.alike import stack_dataset
+from laglens.lags.combs import comb_contrast, comb_weights
+from laglens.lags.layout import MIN_PAIRS, Layout
+from laglens.lags.measure import check_pair, control_ratios, lay_out, mean_map, n_samples, null_name
+from laglens.lags.permutation import (
+    control_p_values,
+    false_discovery_rate,
+    period_swap_test,
+    pooled_max_test,
+    smallest_p,
+)
+from laglens.lags.profiles import ratio_of_part
+from laglens.lags.testability import testability
+
+Array = NDArray[np.float64]
+HEADLINES = ("horizon->history", "readout->history")
+
+
+def headline(layout: Layout) -> str | None:
+    """The part of a stack in which the forecast reads the history; None where it does not."""
+    return next((part for part in HEADLINES if part in layout.windows), None)
+
+
+def forecasting_stacks(time_tree: xr.DataTree, **options: Any) -> dict[str, tuple[str, Layout]]:
+    """Headline part and layout of every stack that reads the history for the forecast.
+
+    Raises
+    ------
+    LaglensError
+        No stack does.
+    """
+    found = {}
+    for name in time_tree.children:
+        layout = lay_out(name, stack_dataset(time_tree, name), time_tree.attrs["history"], **options)
+        part = headline(layout)
+        if part is not None:
+            found[name] = (part, layout)
+    if not found:
+        raise LaglensError("no attention stack reads the history for the forecast, so no head can follow its period")
+    return found
+
+
+def periods_in_reach(periods: Sequence[float], layout: Layout, part: str) -> dict[float, str]:
+    """Why each period cannot be tested on the lags of a part; empty text where it can."""
+    lag = layout.lag_samples[layout.measured(part)]
+    lag = lag[lag > 0]
+    reasons = {}
+    for period in periods:
+        judged = testability(period, layout.table.step)
+        reasons[float(period)] = str(judged) if judged.testable == "no" else ""
+        if not reasons[float(period)]:
+            try:
+                comb_weights(lag, period)
+            except LaglensError as error:
+                reasons[float(period)] = str(error)
+    return reasons
+
+
+def comb_test(
+    time_tree: xr.DataTree, control_tree: xr.DataTree, periods: Sequence[float], *, min_pairs: int = MIN_PAIRS
+) -> xr.DataTree:
+    """Test every head for the comb of each period against control signals.
+
+    Parameters
+    ----------
+    time_tree, control_tree
+        As for `laglens.lags.measure.measure_lags`.
+    periods
+        [input samples]. Those that tokens or lags cannot show are left out of the test, with the reason.
+
+    Returns
+    -------
+    xr.DataTree
+        One node per stack that reads the history for the forecast, ``(layer, head, period)``: ``contrast`` (log
+        ratio), ``control_mean``, ``z``, ``p`` of the head alone, ``p_family`` over all heads of all stacks and all
+        periods (exact pooled maximum), ``q`` (Benjamini-Hochberg, for exploration). Attributes: ``part``, ``null``,
+        ``n_windows``, ``n_controls``, ``smallest_p``, ``not_testable`` (reason by period).
+
+    Raises
+    ------
+    LaglensError
+        As `measure_lags`; or no period can be tested.
+    """
+    check_pair(time_tree, control_tree, 0.5)
+    stacks = forecasting_stacks(time_tree, min_pairs=min_pairs)
+    reasons = [periods_in_reach(periods, layout, part) for part, layout in stacks.values()]
+    refused = {p: next(r[p] for r in reasons if r[p]) for p in map(float, periods) if any(r[p] for r in reasons)}
+    tested = [float(p) for p in periods if float(p) not in refused]
+    if not tested:
+        raise LaglensError("; ".join(refused.values()) or "no period to test")
+    observed, controls = {}, {}
+    for name, (part, layout) in stacks.items():
+        node, control = stack_dataset(time_tree, name), stack_dataset(control_tree, name)
+        observed[name] = _contrasts(ratio_of_part(mean_map(node), layout, part), layout, tested, node)
+        theirs = control_ratios(control, layout)[part]
+        controls[name] = _contrasts(theirs, layout, tested, node, "replicate")
+    flat = np.concatenate([observed[name].values.ravel() for name in stacks])
+    null = np.concatenate([controls[name].values.reshape(n_samples(control_tree), -1) for name in stacks], axis=1)
+    z, p_family = pooled_max_test(flat, null)
+    own = control_p_values(flat, null)
+    columns = {"z": z, "p": own, "p_family": p_family, "q": false_discovery_rate(own)}
+    attrs = {
+        "n_windows": n_samples(time_tree),
+        "n_controls": n_samples(control_tree),
+        "null": null_name(control_tree),
+        "smallest_p": smallest_p(n_samples(control_tree)),
+        "not_testable": {f"{period:.6g}": reason for period, reason in refused.items()},
+    }
+    nodes = {}
+    for name, values in _split(columns, observed).items():
+        found = observed[name].to_dataset().assign(values)
+        found["control_mean"] = controls[name].mean("replicate")
+        nodes[f"/{name}"] = found.assign_attrs(attrs | {"part": stacks[name][0]})
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=time_tree.attrs), **nodes})
+
+
+def swap_test(
+    probe_tree: xr.DataTree, *, n_permutations: int = 999, seed: int = 0, min_pairs: int = MIN_PAIRS
+) -> xr.DataTree:
+    """Test which heads follow the period of their input, whatever it is (see `period_swap_test`).
+
+    Parameters
+    ----------
+    probe_tree
+        Time maps of a model on waves of several periods; ``true_period (sample)`` at its root.
+    n_permutations, seed
+        Of the labels.
+
+    Returns
+    -------
+    xr.DataTree
+        One node per stack that reads the history for the forecast, ``(layer, head)``: ``statistic`` (standard
+        deviations of the head's contrasts), ``p_family`` over all heads of all stacks. Attributes of the root:
+        ``selected`` (stack, layer, head that is largest on every second input of each period) and ``p_selected``,
+        its p on the other inputs alone, ``smallest_p``, ``periods``, ``n_inputs``.
+
+    Raises
+    ------
+    LaglensError
+        No true periods, or fewer than two inputs of a period; a period that tokens or lags cannot show.
+    """
+    if "true_period" not in probe_tree.to_dataset().coords:
+        raise LaglensError("the probe has no 'true_period (sample)'; make it with laglens.make_swap_probe")
+    true = probe_tree.to_dataset()["true_period"].values
+    periods, label = np.unique(true, return_inverse=True)
+    if np.bincount(label).min() < 2:
+        raise LaglensError("a period has one input only; half of them choose the head and the other half test it")
+    stacks = forecasting_stacks(probe_tree, min_pairs=min_pairs)
+    contrasts = {}
+    for name, (part, layout) in stacks.items():
+        node = stack_dataset(probe_tree, name)
+        maps = node["attention"].transpose("sample", "layer", "head", "query", "key")
+        ratios = np.stack([ratio_of_part(maps.isel(sample=i).values, layout, part) for i in range(len(true))])
+        contrasts[name] = _contrasts(ratios, layout, periods, node, "sample")
+    flat = np.concatenate([c.values.reshape(len(true), -1, len(periods)) for c in contrasts.values()], axis=1)
+    rng = np.random.default_rng(seed)
+    statistic, p_family = period_swap_test(flat, label, rng, n_permutations=n_permutations)
+    selected, p_selected = _select_and_test(flat, label, rng, n_permutations)
+    heads = {name: c.isel(sample=0, period=0, drop=True) for name, c in contrasts.items()}
+    nodes = {
+        f"/{name}": heads[name].to_dataset().drop_vars("contrast").assign(values).assign_attrs(part=stacks[name][0])
+        for name, values in _split({"statistic": statistic, "p_family": p_family}, heads).items()
+    }
+    attrs = probe_tree.attrs | {
+        "periods": [float(p) for p in periods],
+        "n_inputs": len(true),
+        "smallest_p": smallest_p(n_permutations),
+        "selected": _place(selected, heads),
+        "p_selected": p_selected,
+    }
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **nodes})
+
+
+def _contrasts(
+    ratio: Array, layout: Layout, periods: Sequence[float] | Array, node: xr.Dataset, first: str | None = None
+) -> xr.DataArray:
+    """Comb contrast ([first,] layer, head, period) of ratios ([first,] layer, head, lag)."""
+    coords = {name: node[name] for name in ("layer", "layer_name", "head") if name in node.coords}
+    dims = ((first,) if first else ()) + ("layer", "head", "lag")
+    labelled = xr.DataArray(ratio, dims=dims, coords={**coords, "lag": layout.lag_samples})
+    return comb_contrast(labelled, [float(p) for p in periods], step=layout.table.step)
+
+
+def _split(columns: dict[str, Array], like: dict[str, xr.DataArray]) -> dict[str, dict[str, xr.DataArray]]:
+    """Cut columns over all heads back into stacks with the shape of `like`."""
+    found, start = {}, 0
+    for name, array in like.items():
+        stop = start + array.size
+        mine = {key: values[start:stop].reshape(array.shape) for key, values in columns.items()}
+        found[name] = {key: xr.DataArray(values, dims=array.dims) for key, values in mine.items()}
+        start = stop
+    return found
+
+
+def _select_and_test(
+    contrast: Array, label: NDArray[np.int64], rng: np.random.Generator, n_permutations: int
+) -> tuple[int, float]:
+    """Choose the head on every second input of each period, test it alone on the others."""
+    order = np.argsort(label, kind="stable")
+    rank = np.empty(len(label), int)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(label))[:-1]])
+    rank[order] = np.arange(len(label)) - np.repeat(starts, np.bincount(label))
+    chooses = rank % 2 == 0
+    statistic, _ = period_swap_test(contrast[chooses], label[chooses], rng, n_permutations=1)
+    head = int(np.argmax(statistic))
+    _, p = period_swap_test(contrast[~chooses][:, [head]], label[~chooses], rng, n_permutations=n_permutations)
+    return head, float(p[0])
+
+
+def _place(index: int, heads: dict[str, xr.DataArray]) -> dict[str, Any]:
+    """Stack, layer and head of a position among all heads."""
+    for name, array in heads.items():
+        if index < array.size:
+            layer, head = np.unravel_index(index, array.shape)
+            return {"stack": name, "layer": int(array["layer"][layer]), "head": int(array["head"][head])}
+        index -= array.size
+    raise IndexError(index)
