@@ -42,6 +42,7 @@ from .lags.profiles import subdiagonal_means as subdiagonal_means
 from .lags.tables import changes_table as changes_table
 from .lags.tables import peaks_table as peaks_table
 from .lags.testability import testability as testability
+from .lags.tracking import track_periods as track_periods
 from .models.fitting import fit_on_signal as fit_on_signal
 from .models.pretraining import train_on_mixture as train_on_mixture
 from .models.registry import build_model as build_model
