@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ class TreeWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tree-writer")
         self._pending: deque[Future[None]] = deque()
 
-    def add(self, node: str, dataset: xr.Dataset, awaited: Mapping[str, Awaited] = MappingProxyType({})) -> None:
+    def add(self, node: str, dataset: xr.Dataset, awaited: Mapping[str, Awaited] | None = None) -> None:
         """Declare a node, ``"/"`` or a child, before its first piece.
 
         Parameters
@@ -94,9 +93,8 @@ class TreeWriter:
         dataset.to_zarr(
             self.folder, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encodings(dataset)
         )
-        for variable, folder in self._await(name, awaited).items():
-            place = f"{self.path}: '{'/'.join(filter(None, [name, variable]))}'"
-            self._arrays[name][variable] = ChunkedArray(place, folder, awaited[variable].dims)
+        if awaited:
+            self._arrays[name] = self._await(name, awaited)
 
     def write(self, node: str, where: Mapping[str, int | slice], arrays: Mapping[str, Any]) -> None:
         """Hand in one piece; returns at once, or when the disk has caught up.
@@ -138,8 +136,8 @@ class TreeWriter:
         """Drop what still waits, and end the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _await(self, node: str, awaited: Mapping[str, Awaited]) -> dict[str, Path]:
-        """Write the metadata of awaited variables as xarray would, without values; folder of each.
+    def _await(self, node: str, awaited: Mapping[str, Awaited]) -> dict[str, ChunkedArray]:
+        """Write the metadata of awaited variables as xarray would, without values.
 
         Which coordinates a variable names depends on the whole node, so all of it is written with dimensions of size
         0, beside the store; a larger shape is then only metadata.
@@ -156,11 +154,13 @@ class TreeWriter:
             beside, group=node, zarr_format=3, consolidated=False, encoding={n: encoding(c) for n, c in chunk.items()}
         )
         shutil.copy(beside / node / "zarr.json", place)
+        arrays = {}
         for name, variable in awaited.items():
             zarr.open_array(beside / node / name, mode="r+").resize(variable.shape)
             shutil.move(beside / node / name, place)
+            arrays[name] = ChunkedArray(f"{self.path}: '{f'{node}/{name}'.strip('/')}'", place / name, variable.dims)
         shutil.rmtree(beside)
-        return {name: place / name for name in awaited}
+        return arrays
 
     def _refuse(self, name: str, awaited: Awaited, sizes: Mapping[Any, int]) -> None:
         different = [dim for dim, n in zip(awaited.dims, awaited.shape, strict=True) if sizes.get(dim, n) != n]
