@@ -116,13 +116,15 @@ def comb_test(
         "n_controls": n_samples(control_tree),
         "null": null_name(control_tree),
         "smallest_p": smallest_p(n_samples(control_tree)),
-        "not_testable": {f"{period:.6g}": reason for period, reason in refused.items()},
+        "not_testable": {repr(period): reason for period, reason in refused.items()},
     }
     nodes = {}
     for name, values in _split(columns, observed).items():
         found = observed[name].to_dataset().assign(values)
         found["control_mean"] = controls[name].mean("replicate")
-        nodes[f"/{name}"] = found.assign_attrs(attrs | {"part": stacks[name][0]})
+        nodes[f"/{name}"] = found.assign_attrs(
+            attrs | {"part": stacks[name][0], "samples_per_token": stacks[name][1].table.step}
+        )
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=time_tree.attrs), **nodes})
 
 
@@ -161,9 +163,7 @@ def swap_test(
     contrasts = {}
     for name, (part, layout) in stacks.items():
         node = stack_dataset(probe_tree, name)
-        maps = node["attention"].transpose("sample", "layer", "head", "query", "key")
-        ratios = np.stack([ratio_of_part(maps.isel(sample=i).values, layout, part) for i in range(len(true))])
-        contrasts[name] = _contrasts(ratios, layout, periods, node, "sample")
+        contrasts[name] = comb_contrasts(node, layout, part, periods)
     flat = np.concatenate([c.values.reshape(len(true), -1, len(periods)) for c in contrasts.values()], axis=1)
     rng = np.random.default_rng(seed)
     statistic, p_family = period_swap_test(flat, label, rng, n_permutations=n_permutations)
@@ -181,6 +181,13 @@ def swap_test(
         "p_selected": p_selected,
     }
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **nodes})
+
+
+def comb_contrasts(node: xr.Dataset, layout: Layout, part: str, periods: Sequence[float] | Array) -> xr.DataArray:
+    """Comb contrast of every sample of a node of a time tree, on its own: -> (sample, layer, head, period)."""
+    maps = node["attention"].transpose("sample", "layer", "head", "query", "key")
+    ratios = [ratio_of_part(maps.isel(sample=i).values, layout, part) for i in range(maps.sizes["sample"])]
+    return _contrasts(np.stack(ratios), layout, periods, node, "sample")
 
 
 def _contrasts(
