@@ -117,15 +117,19 @@ class Layout:
     Attributes
     ----------
     moved
-        Whether that is another order than that of the call.
+        Whether `order` differs from that of the call.
     order, place
         Queries by column, special ones last, and the place of each query in that order.
-    key_order
-        Keys by column where all columns have as many, without special ones; None if they are in order.
+    n_columns
+        Number of key columns.
     key_tokens
         Keys per column; 0 if columns differ.
-    key_target
-        Column of each key, special ones in one more; for columns that differ.
+    key_range
+        Keys in time, if they are neighbours and go round the columns, row by row of an image.
+    key_order
+        Keys by column, without special ones, if `key_range` does not say it.
+    key_column
+        Column of each key, special ones in one more.
     special_keys
         Indices of the special keys.
     """
@@ -133,52 +137,56 @@ class Layout:
     moved: bool
     order: Tensor
     place: Tensor
-    key_order: Tensor | None
-    key_tokens: int
-    key_target: Tensor
-    special_keys: Tensor
     n_columns: int
+    key_tokens: int
+    key_range: slice | None
+    key_order: Tensor
+    key_column: Tensor
+    special_keys: Tensor
 
     def pool_keys(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum over the keys of each column, and over special keys: ``(..., key) -> (..., column), (...)``.
+        """Sum over the keys of each column and over special keys: ``(..., key) -> (..., column), (...)``.
 
-        Weights may end before the last key: the rest is not visible.
+        Keys may end early, the rest being invisible.
         """
-        missing = len(self.key_target) - weights.shape[-1]
+        missing = len(self.key_column) - weights.shape[-1]
         if missing:
             weights = torch.nn.functional.pad(weights, (0, missing))
         if not self.key_tokens:
             sums = weights.new_zeros(*weights.shape[:-1], self.n_columns + 1)
-            sums.scatter_add_(-1, self.key_target.expand(weights.shape), weights)
+            sums.scatter_add_(-1, self.key_column.expand(weights.shape), weights)
             return sums[..., :-1], sums[..., -1]
-        special = weights[..., self.special_keys].sum(-1)
-        if self.key_order is not None:
-            weights = weights[..., self.key_order]
+        special = weights.index_select(-1, self.special_keys).sum(-1)
+        if self.key_range is None:
+            by_column = weights.index_select(-1, self.key_order).unflatten(-1, (self.n_columns, self.key_tokens))
+            return by_column.sum(-1), special
+        in_time = weights[..., self.key_range]
         if self.key_tokens > 1:
-            weights = weights.unflatten(-1, (self.n_columns, self.key_tokens)).sum(-1)
-        return weights, special
+            in_time = in_time.unflatten(-1, (self.key_tokens, self.n_columns)).sum(-2)
+        return in_time, special
 
 
 @lru_cache(maxsize=64)
 def layout(columns: Columns, device: torch.device) -> Layout:
     """The indices of `columns` on a device."""
-    query, key = _by_column(columns.query), _by_column(columns.key)
-    special = np.flatnonzero(columns.key < 0)
-    sizes = np.bincount(columns.key[columns.key >= 0])
-    even = (sizes == sizes[0]).all()
-    in_time = key[: len(key) - len(special)]
-    target = np.where(columns.key < 0, len(sizes), columns.key)
-
-    keys_moved = not np.array_equal(in_time, np.arange(len(key)))
+    order, key = _by_column(columns.query), columns.key
+    n, in_time = columns.in_time[1], np.flatnonzero(key >= 0)
+    sizes = np.bincount(key[in_time])
+    first = int(in_time[0])
+    round_trip = np.array_equal(key[first : first + len(in_time)], np.arange(len(in_time)) % n)
+    index = {
+        "order": order,
+        "place": np.argsort(order),
+        "key_order": _by_column(key)[: len(in_time)],
+        "key_column": np.where(key < 0, n, key),
+        "special_keys": np.flatnonzero(key < 0),
+    }
     return Layout(
-        moved=not np.array_equal(query, np.arange(len(query))),
-        order=torch.from_numpy(query).to(device),
-        place=torch.from_numpy(np.argsort(query)).to(device),
-        key_order=torch.from_numpy(in_time).to(device) if keys_moved else None,
-        key_tokens=int(sizes[0]) if even else 0,
-        key_target=torch.from_numpy(target).to(device),
-        special_keys=torch.from_numpy(special).to(device),
-        n_columns=len(sizes),
+        moved=not np.array_equal(order, np.arange(len(order))),
+        n_columns=n,
+        key_tokens=int(sizes[0]) if (sizes == sizes[0]).all() else 0,
+        key_range=slice(first, first + len(in_time)) if round_trip else None,
+        **{name: torch.from_numpy(array).to(device) for name, array in index.items()},
     )
 
 

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from laglens.attention.streaming_columns import Block, Columns, blocks, layout
+from laglens.attention.streaming_products import keep_heap, product
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# Scores of one block, in elements: a CPU keeps two such buffers near its cores, a GPU wants few and large products.
-BLOCK_CPU, BLOCK_GPU = 5 * 2**16, 2**26
+# Numbers held of one block, scores and weights: a CPU keeps them near its cores, a GPU wants few and large products.
+BLOCK_CPU, BLOCK_GPU = 5 * 2**16, 2**27
 FEWEST_ROWS = 64  # a product with fewer rows spends its time on rearranging the keys
 HIDDEN = -1e30  # score of a key that only causality hides: with -inf, 0 * -inf would make the entropy NaN
 UNDERFLOW = -1e4  # a score so far below the largest of its row has weight 0 in every dtype
+WINDOW = 64  # keys looked through at a time for the strongest
 
 
 class Pass:
@@ -63,24 +65,30 @@ class Pass:
         (batch, heads, n, _), m, device = query.shape, key.shape[-2], query.device
         self.dtype = torch.promote_types(query.dtype, torch.float32)
         self.rollout = None if rollout is None else Rollout(rollout.to(self.dtype), residual)
-        budget = BLOCK_CPU if device.type == "cpu" else BLOCK_GPU
+        # Only statistics need the scores beside the weights; else the weights take their place.
+        buffers = 2 if statistics else 1
+        budget = (BLOCK_CPU if device.type == "cpu" else BLOCK_GPU) // buffers
         self.layout = layout(columns, device)
         self.blocks = blocks(columns, min(n, max(FEWEST_ROWS, budget // m)), self.dtype, device)
         self.heads_at_once = min(heads, max(1, budget // (n * m)))
         self.samples_at_once = max(1, min(batch, budget // (heads * n * m)))
-        most = max(block.stop - block.start for block in self.blocks) * m * self.samples_at_once
-        self._scores, self._weights = (self._new(most * self.heads_at_once) for _ in range(2))
+        most = max(block.stop - block.start for block in self.blocks) * m * self.samples_at_once * self.heads_at_once
+        self._buffers = [self._new(most) for _ in range(buffers)]
         n_query, n_key = columns.in_time
         # As the fused kernels do, so that the heads of a token lie side by side for the layer that follows.
         self.output = query.new_empty(batch, n, heads, value.shape[-1]).transpose(1, 2)
         self.maps = self._new(batch, heads, n_query, n_key).zero_()
         self.special_mass = self._new(batch, heads, n_query).zero_()
+        kinds = {"top_key": torch.int32}
         self.rows = {
-            name: self._new(batch, heads, n).to(torch.int32 if name == "top_key" else self.dtype) for name in statistics
+            name: torch.empty(batch, heads, n, dtype=kinds.get(name, self.dtype), device=device)
+            for name in STATISTICS
+            if name in statistics
         }
 
     def run(self) -> None:
         """Go through the call once."""
+        keep_heap()
         batch, heads = self.query.shape[:2]
         # The rollout averages the heads of a block, so it needs all of them before the next block.
         together = heads if self.rollout is not None else self.heads_at_once
@@ -95,22 +103,21 @@ class Pass:
             rows = slice(block.start, block.stop)
             for some in _slices(query.shape[1], self.heads_at_once):
                 at = samples, slice(heads.start + some.start, heads.start + some.stop)
-                weights = self._softmax(query[:, some, rows], key[:, some], block, at)
-                product = torch.bmm(weights.flatten(0, 1), value[:, some, : weights.shape[-1]].flatten(0, 1))
-                output[:, some, rows] = product.view(*weights.shape[:-1], -1)
+                weights = self._weigh(query[:, some, rows], key[:, some], block, at)
+                mixed = product(weights.flatten(0, 1), value[:, some, : weights.shape[-1]].flatten(0, 1))
+                output[:, some, rows] = mixed.view(*weights.shape[:-1], -1)
                 if block.in_time:
                     self._pool(weights, block, at)
                 if self.rollout is not None:
                     self.rollout.add(weights, first=some.start == 0)
             if self.rollout is not None:
                 self.rollout.advance(samples, self._tokens(block))
-        self.output[samples, heads] = output[..., self.layout.place, :] if self.layout.moved else output
+        self.output[samples, heads] = output.index_select(-2, self.layout.place) if self.layout.moved else output
 
     def _prepared(self, samples: slice, heads: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Contiguous queries by column, scaled, and keys and values of each query head, all in the working dtype."""
-        query = self.query[samples, heads].to(self.dtype) * self.scale
-        if self.layout.moved:
-            query = query[..., self.layout.order, :]
+        query = self.query[samples, heads].to(self.dtype)
+        query = query.index_select(-2, self.layout.order).mul_(self.scale) if self.layout.moved else query * self.scale
         key, value = self.key[samples], self.value[samples]
         shared = self.query.shape[1] // key.shape[1]
         if shared > 1:
@@ -120,22 +127,22 @@ class Pass:
             key, value = key[:, heads], value[:, heads]
         return query.contiguous(), key.to(self.dtype).contiguous(), value.to(self.dtype).contiguous()
 
-    def _softmax(self, query: Tensor, key: Tensor, block: Block, at: tuple[slice, slice]) -> Tensor:
+    def _weigh(self, query: Tensor, key: Tensor, block: Block, at: tuple[slice, slice]) -> Tensor:
         """Weights of a block, ``(batch, head, row, visible key)``; notes the statistics of its rows."""
         visible = min(key.shape[-2], block.highest + 1) if self.is_causal else key.shape[-2]
         shape = (*query.shape[:-1], visible)
-        scores, weights = (buffer[: math.prod(shape)].view(shape) for buffer in (self._scores, self._weights))
-        key = key[..., :visible, :].flatten(0, 1)
-        torch.bmm(query.flatten(0, 1), key.transpose(1, 2), out=scores.flatten(0, 1))
+        first, *second = (buffer[: math.prod(shape)].view(shape) for buffer in self._buffers)
+        keys = key[..., :visible, :].flatten(0, 1).transpose(1, 2)
+        scores = product(query.flatten(0, 1), keys, out=first.flatten(0, 1)).view(shape)
         empty = self._hide(scores, block, at)
-        torch.softmax(scores, -1, out=weights)
+        weights = torch.softmax(scores, -1, out=second[0] if second else scores)
         if empty is not None:
             weights.masked_fill_(empty, 0.0)
-        for name, statistic in self.rows.items():
-            found = STATISTICS[name](scores, weights)
+        for name, found in self.rows.items():
+            statistic = STATISTICS[name](scores, weights)
             if empty is not None:
-                found.masked_fill_(empty[..., 0], 0)
-            statistic[(*at, slice(block.start, block.stop))] = found
+                statistic.masked_fill_(empty[..., 0], 0)
+            found[(*at, slice(block.start, block.stop))] = statistic
         return weights
 
     def _hide(self, scores: Tensor, block: Block, at: tuple[slice, slice]) -> Tensor | None:
@@ -143,9 +150,7 @@ class Pass:
         tokens, visible = self._tokens(block), scores.shape[-1]
         if self.is_causal and block.lowest + 1 < visible:
             late = torch.arange(block.lowest + 1, visible, device=scores.device)
-            rows = (
-                torch.arange(tokens.start, tokens.stop, device=scores.device) if isinstance(tokens, slice) else tokens
-            )
+            rows = self.layout.order[block.start : block.stop]
             hidden = HIDDEN if self.mask is None else -math.inf
             scores[..., block.lowest + 1 :].masked_fill_(late > rows[:, None], hidden)
         if self.mask is None:
@@ -168,7 +173,8 @@ class Pass:
         """Add the rows in time to the map of their columns."""
         in_time, special = self.layout.pool_keys(block.pool_queries(weights))
         self.maps[(*at, block.columns)] += in_time
-        self.special_mass[(*at, block.columns)] += special
+        if len(self.layout.special_keys):
+            self.special_mass[(*at, block.columns)] += special
 
     def _tokens(self, block: Block) -> slice | Tensor:
         """The queries of a block, as the call counts them."""
@@ -232,22 +238,31 @@ def _slices(length: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
-def _entropy(scores: Tensor, weights: Tensor) -> Tensor:
-    """log-sum-exp - sum p s; the log-sum-exp follows from the largest score and its weight."""
-    found = scores.amax(-1) - weights.amax(-1).log() - torch.linalg.vecdot(weights, scores)
-    return found.clamp_(min=0)
-
-
 def _effective_keys(scores: Tensor, weights: Tensor) -> Tensor:
-    return 1 / torch.linalg.vecdot(weights, weights)
+    return torch.linalg.vector_norm(weights, dim=-1).pow_(-2)
 
 
 def _top_key(scores: Tensor, weights: Tensor) -> Tensor:
-    return scores.argmax(-1)
+    """The first of the largest scores; a maximum per window first, because `argmax` of long rows is slow on a CPU."""
+    n = scores.shape[-1]
+    if n < 2 * WINDOW:
+        return scores.argmax(-1)
+    whole = scores[..., : n // WINDOW * WINDOW].unflatten(-1, (-1, WINDOW)).amax(-1)
+    last = scores[..., -WINDOW:].amax(-1, keepdim=True)
+    start = (torch.cat([whole, last], -1).argmax(-1, keepdim=True) * WINDOW).clamp_(max=n - WINDOW)
+    window = scores.gather(-1, start + torch.arange(WINDOW, device=scores.device))
+    return start[..., 0] + window.argmax(-1)
 
 
+def _entropy(scores: Tensor, weights: Tensor) -> Tensor:
+    """log-sum-exp - sum p s; the log-sum-exp follows from the largest score and its weight. Spends the scores."""
+    log_sum_exp = scores.amax(-1) - weights.amax(-1).log()
+    return (log_sum_exp - scores.mul_(weights).sum(-1)).clamp_(min=0)
+
+
+# The entropy comes last.
 STATISTICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "entropy": _entropy,
     "effective_keys": _effective_keys,
     "top_key": _top_key,
+    "entropy": _entropy,
 }
