@@ -111,7 +111,7 @@ def _tracked(
     detected = periods[(z @ combs.T).argmax(-1)]
     strongest = lag[z.argmax(-1)]
     shape = z.shape[1:3]
-    slopes = np.array([theilslopes(column, true, 1 - confidence)[:4] for column in detected.reshape(len(true), -1).T])
+    slopes = np.array([_slope(column, true, confidence) for column in detected.reshape(len(true), -1).T])
     rng = np.random.default_rng(seed)
     permuted = [rng.permutation(true) for _ in range(PERMUTATIONS)]
     columns = {
@@ -124,8 +124,15 @@ def _tracked(
     coords = {name: node[name] for name in ("layer", "layer_name", "head") if name in node.coords}
     found = xr.Dataset({name: (("layer", "head"), values) for name, values in columns.items()}, coords)
     found["detected"] = (("layer", "head", "sample"), np.moveaxis(detected, 0, -1), {"units": "input samples"})
-    found["slope_interval"] = (("layer", "head", "bound"), slopes[:, 2:4].reshape(*shape, 2))
+    found["slope_interval"] = (("layer", "head", "bound"), slopes[:, 1:].reshape(*shape, 2))
     return found.assign_coords(bound=np.array(["lower", "upper"], dtype=object))
+
+
+def _slope(detected: Array, true: Array, confidence: float) -> tuple[float, float, float]:
+    """Theil-Sen slope and its interval, NaN where too many detected periods are equal for one."""
+    with np.errstate(invalid="ignore"):
+        slope, _, lower, upper = theilslopes(detected, true, 1 - confidence)
+    return slope, lower, upper
 
 
 def near(lags: Array, periods: Array, step: float, *, multiples: bool) -> Array:

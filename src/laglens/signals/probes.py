@@ -14,27 +14,28 @@ from laglens.signals.streams import stream
 
 Array = NDArray[np.float64]
 SHORTEST = 4.5  # tokens; below 4 a comb has no flanks of its own
-TOO_CLOSE = 0.08  # relative distance of a period from a simple multiple of another
+CYCLES = 2.5  # of the longest period within the longest lag
+TOO_CLOSE = 0.06  # relative distance of a period from a multiple of another
 OVERTONES = (2, 3, 4)
 NOISE = 0.05  # standard deviation beside a wave of 1, as in the evaluation series of the mixture
 
 
 def swap_periods(step: float, longest: float, n: int = 6) -> Array:
-    """Periods for the period-swap test: `n` of them, spread evenly in log, none near a simple multiple of another.
+    """Periods for the period-swap test: `n` of them, spread evenly in log, none near a multiple of another.
 
     Parameters
     ----------
     step
         Input samples per token; the shortest period has 4.5 tokens.
     longest
-        Longest lag that is measured [input samples]; the gap after the first tooth of the longest period reaches it.
+        Longest lag that is measured [input samples]; it holds two and a half cycles of the longest period.
 
     Raises
     ------
     LaglensError
         The lags leave no room for `n` periods.
     """
-    first, last = SHORTEST * step, longest / 1.5
+    first, last = SHORTEST * step, longest / CYCLES
     candidates = np.geomspace(first, last, 40 * n) if last > first else np.empty(0)
     chosen: list[float] = []
     for target in np.geomspace(first, max(first, last), n):
@@ -49,9 +50,9 @@ def swap_periods(step: float, longest: float, n: int = 6) -> Array:
 
 
 def _related(a: float, b: float) -> bool:
-    """Whether one period is near k/m of the other with small k and m, so that their combs share teeth."""
+    """Whether one period is near a multiple of the other, so that their combs share teeth."""
     ratio = max(a, b) / min(a, b)
-    return any(abs(ratio / (k / m) - 1) < TOO_CLOSE for k, m in ((1, 1), (2, 1), (3, 1), (3, 2), (4, 1)))
+    return any(abs(ratio / multiple - 1) < TOO_CLOSE for multiple in (1, 2, 3, 4))
 
 
 def make_swap_probe(
