@@ -29,6 +29,7 @@ TINY: dict[str, dict] = {
         "decoder_depth": 1,
     },
     "encoder": {"history": 24, "horizon": 6, "width": 16, "heads": 2, "feedforward": 32},
+    "encoder_decoder": {"history": 24, "horizon": 6, "width": 16, "heads": 2, "feedforward": 32},
 }
 
 

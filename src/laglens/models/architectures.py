@@ -9,6 +9,8 @@ ARCHITECTURES = {
     "image": ("patch", "ImageForecaster"),
     "numeric": ("patch", "NumericForecaster"),
     "encoder": ("encoder", "EncoderForecaster"),
+    "encoder_decoder": ("encoder_decoder", "EncoderDecoderForecaster"),
+    "factory": ("factory", "FactoryForecaster"),
     "patchtst": ("patchtst", "PatchTSTForecaster"),
     "time_series_transformer": ("time_series_transformer", "TimeSeriesTransformerForecaster"),
     "informer": ("informer", "InformerForecaster"),
