@@ -41,8 +41,17 @@ class LoadedModel(AdaptedModel):
 class HuggingFaceModel(LoadedModel):
     """Models of the transformers library: a folder with config.json and weights."""
 
-    architecture: Literal["patchtst", "time_series_transformer", "informer", "autoformer", "timesfm"] = Field(
+    architecture: Literal["patchtst", "time_series_transformer", "informer", "autoformer"] = Field(
         description="which one; docs/models.md"
+    )
+
+
+class TimesFMModel(LoadedModel):
+    """TimesFM 2.0 or 2.5 of the transformers library: a folder with config.json and weights."""
+
+    architecture: Literal["timesfm"]
+    frequency: Literal[0, 1, 2] = Field(
+        0, description="of the series, for version 2.0: 0 up to daily, 1 weekly or monthly, 2 quarterly or yearly"
     )
 
 
@@ -102,7 +111,16 @@ class RecordedModel(AdaptedModel):
     horizon: PositiveInt = Field(description="samples it forecasts")
 
 
-Adapted = HuggingFaceModel | ChronosModel | ViTimeModel | TimmModel | VisionTSModel | FactoryModel | RecordedModel
+Adapted = (
+    HuggingFaceModel
+    | TimesFMModel
+    | ChronosModel
+    | ViTimeModel
+    | TimmModel
+    | VisionTSModel
+    | FactoryModel
+    | RecordedModel
+)
 LOADED = tuple(
     name
     for section in get_args(Adapted)

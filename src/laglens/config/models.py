@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 
 from laglens.config.adapters import Adapted
 from laglens.config.section import Section
+from laglens.errors import LaglensError
+from laglens.models.architectures import refuse
 
 
 class MixtureTraining(Section):
@@ -114,10 +116,21 @@ def _split_architecture(written: Any) -> Any:
     return written
 
 
+def _refuse_without_attention(written: Any) -> Any:
+    """Say why a known architecture cannot be read, rather than that it is unknown."""
+    if isinstance(written, Mapping):
+        try:
+            refuse(str(written.get("architecture")))
+        except LaglensError as reason:
+            raise ValueError(str(reason)) from None
+    return written
+
+
 Model = Annotated[
     ImageModel | NumericModel | EncoderModel | Adapted,
     Field(discriminator="architecture"),
     BeforeValidator(_split_architecture),
+    BeforeValidator(_refuse_without_attention),
 ]
 PER_SIGNAL = ("encoder",)  # architectures that are trained on each signal
 SHIPPED = ("image_small", "numeric_small")  # models whose weights come with laglens
