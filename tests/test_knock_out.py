@@ -12,7 +12,7 @@ from torch import nn
 from laglens.attention.capture import read_attention
 from laglens.attribution.cuts import Cut, CutEdges, comb, matched_cuts, single_lags, token_lags
 from laglens.attribution.effects import paired_effect
-from laglens.attribution.knock_out import causal_lag_curve, knock_out, token_step
+from laglens.attribution.knock_out import causal_lag_curve, knock_out, knock_out_heads, token_step
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack, TokenMap
@@ -138,6 +138,37 @@ def test_a_row_that_would_lose_every_key_keeps_them_and_is_counted(waves):
     output, _ = read_attention(model, history, edit=edit)
     assert edit.spared == 5 * 60
     torch.testing.assert_close(output, model(history))
+
+
+def test_the_head_that_copies_is_the_one_that_is_needed():
+    """Two heads, of which the second alone is wired to the output."""
+
+    class TwoHeads(Copier):
+        def forward(self, history):
+            series = torch.nn.functional.pad(history, (0, self.horizon)).double()
+            return self.attention(series)[:, self.history :]
+
+    model = TwoHeads()
+    model.attention = TwoHeadedAttention(12)
+    phase = np.arange(5)[:, None]
+    effects = knock_out_heads(
+        model, windows(np.sin(2 * np.pi * np.arange(60) / 12 + phase)), Cut("P", (np.array([12.0]),) * 5)
+    )
+    change = effects["encoder"]["error_change"].mean("sample")
+    assert float(change.sel(layer=0, head=1)) > 0.5
+    assert abs(float(change.sel(layer=0, head=0))) < 1e-9
+    assert effects["encoder"]["layer_name"].item() == "attention"
+
+
+class TwoHeadedAttention(CopyingAttention):
+    """The copying head behind one whose output is thrown away."""
+
+    def forward(self, series: torch.Tensor) -> torch.Tensor:
+        n = series.shape[1]
+        eye = torch.eye(n, dtype=series.dtype).expand(len(series), 2, n, n) * n**0.25
+        query = 30.0 * eye.roll(-self.period, -1)
+        value = series[:, None, :, None].expand(-1, 2, -1, -1)
+        return nn.functional.scaled_dot_product_attention(query, eye, value)[:, 1, :, 0]
 
 
 def test_combs_and_their_controls_have_teeth_where_they_should():

@@ -9,6 +9,7 @@ from .attribution.effects import paired_effect as paired_effect
 from .attribution.forecast import attribute_forecast as attribute_forecast
 from .attribution.knock_out import causal_lag_curve as causal_lag_curve
 from .attribution.knock_out import knock_out as knock_out
+from .attribution.knock_out import knock_out_heads as knock_out_heads
 from .attribution.lags import attribution_lags as attribution_lags
 from .attribution.table import attribution_table as attribution_table
 from .errors import LaglensError as LaglensError

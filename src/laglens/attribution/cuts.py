@@ -31,10 +31,13 @@ class Cut:
         What it is called in results.
     lags
         For each sample the lags that are cut [input samples].
+    heads
+        Attention modules and those of their heads that are cut; None: all.
     """
 
     name: str
     lags: tuple[Array, ...]
+    heads: Mapping[str, Sequence[int]] | None = None
 
 
 def comb(periods: Sequence[float], longest: float, shift: float = 0.0) -> tuple[Array, ...]:
@@ -78,6 +81,22 @@ def single_lags(n_samples: int, longest: float, step: float) -> list[Cut]:
     """One token lag at a time, from 2 tokens to `longest`: the causal lag curve."""
     lags = np.arange(2, int(longest / step) + 1) * step
     return [Cut(f"{lag:g}", (np.array([lag]),) * n_samples) for lag in lags]
+
+
+def one_head_at_a_time(stacks: Sequence[Stack], n_heads: Mapping[str, int], lags: tuple[Array, ...]) -> list[Cut]:
+    """The same lags cut in one head after the other, named like ``decoder L00 H02``.
+
+    Parameters
+    ----------
+    n_heads
+        Heads of each attention module.
+    """
+    return [
+        Cut(f"{stack.name} L{layer:02} H{head:02}", lags, {module: [head]})
+        for stack in stacks
+        for layer, module in enumerate(stack.layers)
+        for head in range(n_heads[module])
+    ]
 
 
 def token_lags(stack: Stack, history: int, part: str) -> Array:

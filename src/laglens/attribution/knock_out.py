@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from laglens.attention.calls import AttentionCall, Reading
-from laglens.attention.capture import AttentionCapture
-from laglens.attribution.cuts import HALF_WIDTH, Cut, CutEdges, single_lags, token_lags
+from laglens.attention.capture import AttentionCapture, read_attention
+from laglens.attribution.cuts import HALF_WIDTH, Cut, CutEdges, one_head_at_a_time, single_lags, token_lags
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import SPECIAL, Stack
@@ -49,7 +49,6 @@ def knock_out(
     windows: xr.Dataset,
     cuts: Sequence[Cut],
     *,
-    heads: Mapping[str, Sequence[int]] | None = None,
     half_width: float = HALF_WIDTH,
     batch: int = 64,
     device: torch.device | str = "cpu",
@@ -57,7 +56,7 @@ def knock_out(
     """Forecast every window with each cut, and compare with the intact forecast.
 
     In every stack that reads the history for the forecast, scores of pairs within `half_width` tokens of a lag of the
-    cut become -inf, in all layers, and the softmax renormalises.
+    cut become -inf, in all layers or in the heads of the cut, and the softmax renormalises.
 
     Parameters
     ----------
@@ -67,8 +66,6 @@ def knock_out(
         ``series (sample, time)``; the horizon may hold NaN.
     cuts
         What to cut, with lags for every sample (see `laglens.attribution.cuts`).
-    heads
-        Attention modules and their heads to cut. Default: all.
     half_width
         [tokens].
     batch
@@ -102,7 +99,7 @@ def knock_out(
     changed, spared = [], []
     for cut in track(cuts, "cutting lags", total=len(cuts)):
         padded = _padded(cut.lags, device)
-        edits = [CutEdges(lags, part, width, heads) for part in padded.split(batch)]
+        edits = [CutEdges(lags, part, width, cut.heads) for part in padded.split(batch)]
         parts = zip(shown.split(batch), edits, strict=True)
         changed.append(torch.cat([_forecast(model, part, edit) for part, edit in parts]))
         spared.append(sum(edit.spared for edit in edits))
@@ -128,6 +125,42 @@ def causal_lag_curve(
     effects = knock_out(model, windows, cuts, half_width=0.5, **options)
     lag = xr.Variable("lag", [float(cut.name) for cut in cuts], {"units": "input samples"})
     return effects.rename_dims(cut="lag").drop_vars("cut").assign_coords(lag=lag)
+
+
+def knock_out_heads(model: Forecaster, windows: xr.Dataset, cut: Cut, **options: Any) -> xr.DataTree:
+    """Effect of a cut in one head at a time: which heads the forecast needs at these lags.
+
+    Parameters
+    ----------
+    cut
+        Its lags are cut in every head of the stacks that read the history for the forecast, one after the other.
+    options
+        As in `knock_out`.
+
+    Returns
+    -------
+    xr.DataTree
+        One node per stack: ``forecast_change`` and ``error_change (layer, head, sample)``, as in `knock_out`.
+    """
+    stacks = [stack for stack in model.stacks if forecasting_part(stack, model.history)]
+    first = torch.from_numpy(histories(windows.isel(sample=slice(1)), model.history))
+    _, capture = read_attention(model.eval().to("cpu"), first, certify=False)
+    n_heads = {record.module: record.weights.shape[-3] for record in capture.records if record.weights is not None}
+    cuts = one_head_at_a_time(stacks, n_heads, cut.lags)
+    effects = knock_out(model, windows, cuts, **options)
+    nodes, start = {}, 0
+    for stack in stacks:
+        shape = (len(stack.layers), n_heads[stack.layers[0]])
+        mine = effects.isel(cut=slice(start, start := start + shape[0] * shape[1]))
+        columns = {name: mine[name].values.reshape(*shape, -1) for name in ("forecast_change", "error_change")}
+        coords: dict[str, Any] = {
+            "layer": np.arange(shape[0]),
+            "head": np.arange(shape[1]),
+            "sample": effects["sample"].values,
+        }
+        coords["layer_name"] = ("layer", np.array(stack.layers, dtype=object))
+        nodes[f"/{stack.name}"] = xr.Dataset({k: (("layer", "head", "sample"), v) for k, v in columns.items()}, coords)
+    return xr.DataTree.from_dict({"/": effects[["error"]].assign_attrs(cut=cut.name), **nodes})
 
 
 def token_step(model: Forecaster) -> float:
