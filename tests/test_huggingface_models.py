@@ -151,12 +151,14 @@ def test_patchtst_folds_channels_into_the_batch_channel_fastest():
     assert moved.tolist() == [False] * 5 + [True]
 
 
-def test_patchtst_attention_over_channels_is_declared():
+def test_patchtst_attention_over_channels_belongs_to_no_stack():
+    """It is the second call of the layers, of which the stack holds the first."""
     model = model_of("patchtst_channels")
+    (stack,) = model.stacks
     _, capture = read_attention(model, histories(model))
-    over_channels = {record.module for record in capture.records if record.shape == (3, 3)}
-    assert {name.removesuffix(":1") for name in model.not_in_time} == over_channels
-    assert not model_of("patchtst").not_in_time
+    calls = [(record.module, record.call, record.shape) for record in capture.records]
+    assert calls == [(layer, call, shape) for layer in stack.layers for call, shape in enumerate([(7, 7), (3, 3)])]
+    assert stack.call == 0 and len(stack.query) == 7
 
 
 # TimeSeriesTransformer and Informer

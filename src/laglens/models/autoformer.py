@@ -37,8 +37,8 @@ class AutoformerForecaster(LaggedForecaster):
 
     kinds: ClassVar[Mapping[str, str]] = {"autoformer": "AutoformerForPrediction"}
 
-    def _check(self) -> None:
-        super()._check()
+    def _prepare(self) -> None:
+        super()._prepare()
         context, label = self.config["context_length"], self.config["label_length"]
         if not 0 < label <= context:
             raise LaglensError(f"label_length {label}: must be between 1 and the context_length {context}")

@@ -72,11 +72,11 @@ class HuggingFaceForecaster(Forecaster):
         self.config = {"model_type": self.model_type} | json.loads(
             json.dumps({key: getattr(configuration, key) for key in sorted(own) if hasattr(configuration, key)})
         )
-        self._check()
+        self._prepare()
         self.history, self.horizon = self._lengths(history, horizon)
 
-    def _check(self) -> None:
-        """Raise `LaglensError` for settings that transformers accepts, but this architecture cannot run or read."""
+    def _prepare(self) -> None:
+        """Set what follows from the configuration; refuse what transformers accepts but cannot run, or laglens read."""
 
     def _lengths(self, history: int | None, horizon: int | None) -> tuple[int, int]:
         """History and horizon, from those asked for and the configuration."""

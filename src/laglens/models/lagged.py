@@ -18,7 +18,7 @@ class LaggedForecaster(HuggingFaceForecaster):
     are 0: a series alone has none.
     """
 
-    def _check(self) -> None:
+    def _prepare(self) -> None:
         if self.config["input_size"] != 1:
             raise LaglensError(
                 f"input_size {self.config['input_size']}: a token holds all series at once, and laglens runs one; take "

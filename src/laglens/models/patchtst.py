@@ -24,12 +24,13 @@ class PatchTSTForecaster(HuggingFaceForecaster):
 
     kinds: ClassVar[Mapping[str, str]] = {"patchtst": "PatchTSTForPrediction"}
 
-    def _check(self) -> None:
+    def _prepare(self) -> None:
         if not self.config["share_projection"]:
             raise LaglensError(
                 "share_projection: false: transformers cannot run its PatchTST with a head per channel; take a "
                 "checkpoint with a shared one"
             )
+        self.channels = self.config["num_input_channels"]
 
     def _lengths(self, history: int | None, horizon: int | None) -> tuple[int, int]:
         return (
@@ -38,29 +39,11 @@ class PatchTSTForecaster(HuggingFaceForecaster):
         )
 
     @property
-    def channels(self) -> int:  # type: ignore[override]
-        """Series that enter together."""
-        return self.config["num_input_channels"]
-
-    @property
-    def not_in_time(self) -> Mapping[str, str]:  # type: ignore[override]
-        """Attention of a patch's channels over each other: the second call of each layer, where there is one."""
-        if not self.config["channel_attention"]:
-            return {}
-        return {f"{layer}:1": "attention over channels has no lag axis" for layer in self.layers}
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the attention modules."""
-        return tuple(
-            f"network.model.encoder.layers.{layer}.self_attn" for layer in range(self.config["num_hidden_layers"])
-        )
-
-    @property
     def stacks(self) -> tuple[Stack, ...]:
-        """One encoder. Where the last patch would end beyond the history, the first samples have no patch.
+        """One encoder: the first call of each layer. With ``channel_attention`` there is a second, over channels.
 
-        The forecast is read from every patch, or from the CLS token where there is one.
+        The last patch ends with the history; samples before the first have no patch. The forecast is read from every
+        patch, or from the CLS token where there is one.
         """
         patch, stride = self.config["patch_length"], self.config["patch_stride"]
         tokens = TokenMap.patches(
@@ -70,7 +53,10 @@ class PatchTSTForecaster(HuggingFaceForecaster):
             tokens = tokens.with_special(before=1)
         else:
             tokens = replace(tokens, readout=np.ones(len(tokens), bool))
-        return (Stack("encoder", self.layers, tokens, tokens),)
+        layers = tuple(
+            f"network.model.encoder.layers.{layer}.self_attn" for layer in range(self.config["num_hidden_layers"])
+        )
+        return (Stack("encoder", layers, tokens, tokens),)
 
     def forward(self, history: Tensor) -> Tensor:
         """Forecast: ``(batch[, channel], history) -> (batch[, channel], horizon)``, in the units of the input."""
