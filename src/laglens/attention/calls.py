@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from laglens.errors import LaglensError
+
 
 @dataclass(frozen=True)
 class AttentionCall:
@@ -51,11 +53,24 @@ class AttentionCall:
     selected: Tensor | None = None
 
     @property
+    def operands(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of a call that is not ``softmax``."""
+        if self.query is None or self.key is None or self.value is None:
+            raise LaglensError(f"the softmax of '{self.module}' was read without its query, key and value")
+        return self.query, self.key, self.value
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Number of queries (or of selected ones) and of keys."""
-        if self.query is None or self.key is None:
+        if self.weights is not None:
             return self.weights.shape[-2], self.weights.shape[-1]
-        return self.query.shape[-2], self.key.shape[-2]
+        query, key, _ = self.operands
+        return query.shape[-2], key.shape[-2]
+
+    @property
+    def rows(self) -> torch.Size:
+        """``(..., query)``: the shape of all rows of weights."""
+        return self.operands[0].shape[:-1] if self.weights is None else self.weights.shape[:-1]
 
     def without(self, edges: Tensor) -> AttentionCall:
         """The same call with edges cut: ``edges``, bool, broadcasts to ``(..., query, key)``, True where one is cut."""

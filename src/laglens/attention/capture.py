@@ -2,47 +2,33 @@
 
 The model's code and attention settings stay untouched: a `torch.overrides.TorchFunctionMode` sees the calls of
 scaled-dot-product attention, multi-head attention and softmax, and hooks name the module that makes them. Needs
-torch and numpy alone, so it also runs inside a model's own environment.
+torch (2.1 or later) and numpy alone, so it also runs inside a model's own environment.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from laglens.attention.calls import AttentionCall, Reader, Reading, Record
-from laglens.attention.weights import DenseReader, repeat_groups, weights_of
+from laglens.attention.completeness import Completeness
+from laglens.attention.kernels import MHA, SDPA, bind_mha, handed_back, inner_sdpa, refuse_patched, run_sdpa, uncompiled
+from laglens.attention.modules import RunningModules
+from laglens.attention.records import Records, check_output
+from laglens.attention.softmax import PRODUCT, SOFTMAX, TOPK, FollowedSoftmax, masked_softmax, over_keys
+from laglens.attention.weights import DenseReader, as_computed, deviation, weights_of, without_autocast
 from laglens.errors import LaglensError
 
-SDPA = F.scaled_dot_product_attention
-MHA = F.multi_head_attention_forward
-MHA_SIGNATURE = inspect.signature(MHA)
-SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
-PRODUCT = {torch.matmul, torch.bmm, torch.einsum, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
-KEEPS_WEIGHTS = {
-    F.dropout,
-    torch.dropout,
-    Tensor.to,
-    Tensor.type_as,
-    Tensor.float,
-    Tensor.half,
-    Tensor.bfloat16,
-    Tensor.view,
-    Tensor.reshape,
-    Tensor.contiguous,
-}
-ATTENTION_CLASS = re.compile(r"attn|attention|^mha$", re.IGNORECASE)
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
+OTHER_KERNEL = re.compile(r"attn|attention", re.IGNORECASE)
+
+Edit = Callable[[AttentionCall], AttentionCall]
 
 
 def read_attention(
@@ -50,10 +36,44 @@ def read_attention(
     *inputs: Any,
     certify: bool = True,
     reader: Reader | None = None,
-    edit: Callable[[AttentionCall], AttentionCall] | None = None,
+    edit: Edit | None = None,
+    clean: AttentionCapture | None = None,
+    not_attention: Mapping[str, str] | None = None,
     **options: Any,
 ) -> tuple[Any, AttentionCapture]:
     """Run ``model(*inputs, **options)`` without gradients; return its output and the capture with its ``records``.
+
+    Parameters
+    ----------
+    certify, reader, edit, clean, not_attention
+        See `AttentionCapture`. Under an `edit`, a model that writes its softmax out runs again unless `clean` is given.
+
+    Raises
+    ------
+    LaglensError
+        The model is in training mode; an attention module ran but nothing was captured in it; weights are not
+        finite; the certificate is above its tolerance. The message names the modules.
+    """
+    settings: dict[str, Any] = {"certify": certify, "reader": reader, "edit": edit, "not_attention": not_attention}
+    try:
+        with torch.no_grad(), AttentionCapture(model, clean=clean, **settings) as capture:
+            output = model(*inputs, **options)
+    except UnknownSoftmaxError:
+        if clean is not None:
+            raise
+        _, clean = read_attention(model, *inputs, certify=False, not_attention=not_attention, **options)
+        return read_attention(model, *inputs, clean=clean, **settings, **options)
+    capture.check()
+    check_output(model, output)
+    return output, capture
+
+
+class UnknownSoftmaxError(LaglensError):
+    """A softmax result turned out to be attention after it could have been edited."""
+
+
+class AttentionCapture(TorchFunctionMode):
+    """Record every attention call of `model` while active.
 
     Parameters
     ----------
@@ -63,35 +83,15 @@ def read_attention(
     reader
         Decides what is kept of each call. Default: all its weights.
     edit
-        Changes each call before the kernel and the reader see it, to intervene in the model.
-
-    Raises
-    ------
-    LaglensError
-        The model is in training mode; an attention module ran but nothing was captured in it; weights are not
-        finite; the certificate is above its tolerance. The message names the modules.
-    """
-    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
-    if training:
-        raise LaglensError(
-            f"the model is in training mode ({', '.join(training[:3])}), so attention is seen after dropout; "
-            "call model.eval() first"
-        )
-    with torch.no_grad(), AttentionCapture(model, certify=certify, reader=reader, edit=edit) as capture:
-        output = model(*inputs, **options)
-    capture.check()
-    return output, capture
-
-
-class AttentionCapture(TorchFunctionMode):
-    """Record every attention call of `model` while active.
-
-    Attributes
-    ----------
-    records
-        The calls in the order in which they happened.
-    ignored
-        Module and shape of softmax results that did not turn out to be attention (gates, routers, outputs).
+        Changes each call before the kernel and the reader see it, to intervene in the model (see
+        `AttentionCall.without`).
+    clean
+        An earlier capture of the same model, without an edit, on inputs of the same shape. It tells which softmax
+        results are attention, so that `edit` reaches those too: their calls hold the unedited `weights`; the `mask`
+        of the edited call enters the softmax, or its `weights` take their place.
+    not_attention
+        Modules that are called attention but are none, such as gates: their name, the beginning of it, or the name
+        of their class, each with the reason. What a model declares itself (``not_in_time``) need not be repeated.
     """
 
     def __init__(
@@ -100,90 +100,103 @@ class AttentionCapture(TorchFunctionMode):
         *,
         certify: bool = True,
         reader: Reader | None = None,
-        edit: Callable[[AttentionCall], AttentionCall] | None = None,
+        edit: Edit | None = None,
+        clean: AttentionCapture | None = None,
+        not_attention: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.certify, self.edit = model, certify, edit
         self.reader: Reader = reader or DenseReader()
-        self.records: list[Record] = []
-        self.ignored: list[tuple[str, tuple[int, ...]]] = []
-        self._stack: list[str] = []
-        self._visited: set[str] = set()
-        self._calls: Counter[str] = Counter()
-        self._candidates: dict[int, tuple[Tensor, Tensor, str]] = {}
+        self._records = Records()
+        self._softmax = FollowedSoftmax()
+        self._modules = RunningModules(model, self._softmax.leave)
+        self._completeness = Completeness(self._modules, {**getattr(model, "not_in_time", {}), **(not_attention or {})})
+        # Softmax results that are attention, by module and their number in it, with the index of the call.
+        self._confirmed: dict[tuple[str, int], int] = {}
+        self._expected = dict(clean._confirmed) if clean else {}
+        self._handlers: dict[Callable, Callable | None] = {SDPA: self._sdpa, MHA: self._mha}
+        self._handlers |= dict.fromkeys(SOFTMAX, self._softmaxed) | dict.fromkeys(TOPK, self._top)
 
     def __enter__(self) -> AttentionCapture:
-        self._hooks = []
-        for name, module in self.model.named_modules():
-            self._hooks.append(module.register_forward_pre_hook(self._enters(name)))
-            self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
-        return super().__enter__()
+        self._modules.refuse_training()
+        refuse_patched()
+        with ExitStack() as undo:
+            undo.callback(self._softmax.drop)
+            undo.callback(self._modules.detach)
+            self._modules.attach()
+            undo.enter_context(uncompiled())
+            super().__enter__()
+            self._undo = undo.pop_all()
+        return self
 
     def __exit__(self, *exception: Any) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._drop_candidates()
         super().__exit__(*exception)
+        self._undo.close()
+
+    @property
+    def records(self) -> list[Record]:
+        """The calls in the order in which they happened."""
+        return self._records.all
+
+    @property
+    def ignored(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Module and shape of softmax results that did not turn out to be attention (gates, routers, outputs)."""
+        return self._softmax.ignored
 
     @property
     def found(self) -> list[str]:
-        """Names of the innermost attention modules that ran."""
-        kinds = {name: type(module).__name__ for name, module in self.model.named_modules()}
-        ran = [name for name in self._visited if ATTENTION_CLASS.search(kinds[name])]
-        return sorted(name for name in ran if not any(_inside(other, name) for other in ran if other != name))
+        """Names of the innermost attention modules that ran, without those that are excused."""
+        return self._completeness.found
 
     @property
     def certificate(self) -> dict[str, Any]:
-        """Attention modules found and captured, calls, and the worst relative error |W V - output|."""
-        errors = [record.error for record in self.records if math.isfinite(record.error)]
-        modules = {record.module for record in self.records}
-        captured = sum(any(_inside(module, name) for module in modules) for name in self.found)
-        worst = max(errors, default=0.0)
-        return {"found": len(self.found), "captured": captured, "calls": len(self.records), "worst": worst}
+        """Attention modules found, captured and excused, calls, and the worst relative error |W V - output|."""
+        missing = self._completeness.missing(self._records.modules)
+        return {
+            "found": len(self.found),
+            "captured": len(self.found) - len(missing),
+            "excused": self._completeness.excuses,
+            "calls": len(self.records),
+            "worst": self._records.worst,
+        }
 
     def check(self) -> None:
-        """Raise `LaglensError` unless everything was captured, finite and certified."""
-        seen = {record.module for record in self.records}
-        missing = [name for name in self.found if not any(_inside(module, name) for module in seen)]
-        if missing or not seen:
-            raise LaglensError(
-                f"found {len(self.found)} attention modules, captured {len(self.found) - len(missing)}: nothing seen "
-                f"in {', '.join(missing) or 'any module'}; compiled (jit), flash-attn or xformers kernels are "
-                "invisible, so switch the model to torch's own attention"
-            )
-        for record in self.records:
-            if record.weights is not None and not torch.isfinite(record.weights.sum(-1)).all():
-                raise LaglensError(
-                    f"attention weights of '{record.module}' are not finite; "
-                    "look for NaN in the input or in the model's weights"
-                )
-            if record.error > record.tolerance:
-                raise LaglensError(
-                    f"'{record.module}': the captured weights do not reproduce its output (relative error "
-                    f"{record.error:.1e}, tolerance {record.tolerance:.0e}); a custom kernel may replace torch's"
-                )
+        """Raise `LaglensError` unless everything was captured, is finite and is certified."""
+        seen = self._records.modules
+        self._completeness.check(seen, {module for module, _ in self.ignored})
+        self._completeness.check_stacks(seen, getattr(self.model, "stacks", None))
+        self._records.check(self.model)
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is SDPA:
-            return self._sdpa(*args, **kwargs)
-        if func is MHA:
-            return self._mha(*args, **kwargs)
-        first = args[0] if args else None
-        if func in PRODUCT and self._candidates:
-            self._confirm(*(args[1:3] if func is torch.einsum else args[:2]))
+        try:
+            handler = self._handlers[func]
+        except KeyError:
+            handler = self._handlers[func] = self._handler(func)
+        if handler is not None:
+            return handler(func, *args, **kwargs)
+        if not self._softmax:
+            return func(*args, **kwargs)
+        if func in PRODUCT:
+            self._weigh(func, args, kwargs)
         output = func(*args, **kwargs)
-        if func in SOFTMAX and output.dim() >= 3:
-            self._candidates[id(output)] = (output, output, self._module)
-        elif func in KEEPS_WEIGHTS and id(first) in self._candidates:
-            _, weights, module = self._candidates[id(first)]
-            self._candidates[id(output)] = (output, weights, module)
+        self._softmax.follow(func, args[0] if args else None, output)
         return output
+
+    def _handler(self, func: Callable) -> Callable | None:
+        """For a function that was not met before: nothing to do, unless by its name it computes attention."""
+        return self._unreadable if OTHER_KERNEL.search(getattr(func, "__name__", "")) else None
+
+    def _unreadable(self, func: Callable, *args: Any, **kwargs: Any) -> Any:
+        name = str(func)
+        self._completeness.kernels[self._modules.current].add(func.__name__ if name.startswith("<") else name)
+        return func(*args, **kwargs)
 
     def _sdpa(
         self,
+        func: Callable,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -194,106 +207,94 @@ class AttentionCapture(TorchFunctionMode):
         enable_gqa: bool = False,
         source: str = "sdpa",
     ) -> Tensor:
-        index = self._calls[self._module]
-        call = AttentionCall(self._module, index, source, query, key, value, attn_mask, is_causal, scale)
-        call = self._last = self.edit(call) if self.edit else call
-        reading = self.reader.read(call) or Reading()
-        output = reading.output
-        if output is None or self.certify:
-            # Before torch 2.5 there is no `enable_gqa`.
-            groups = {"enable_gqa": True} if enable_gqa else {}
-            kernel = SDPA(
-                call.query, call.key, call.value, call.mask, dropout_p, call.is_causal, scale=call.scale, **groups
+        module = self._modules.current
+        if dropout_p > 0:
+            raise LaglensError(
+                f"'{module}' drops attention at random (dropout_p={dropout_p}) even in evaluation mode; "
+                "let it pass dropout_p only while training"
             )
-            error = self._deviation(call, reading, kernel) if self.certify else math.nan
-            output = kernel if output is None else output
-        else:
-            error = math.nan
-        self._record(call, reading, error, TOLERANCE[query.dtype])
+        selected = self._softmax.chosen(module, query.shape[:-1])
+        call = AttentionCall(
+            module,
+            self._records.calls[module],
+            source,
+            query,
+            key,
+            value,
+            attn_mask,
+            is_causal,
+            scale,
+            selected=selected,
+        )
+        return self._attend(self.edit(call) if self.edit else call, partial(run_sdpa, func, grouped=enable_gqa))
+
+    def _attend(self, call: AttentionCall, kernel: Callable[[AttentionCall], Tensor]) -> Tensor:
+        """Read a call, run its kernel unless the reader replaces it, and compare the two."""
+        read = as_computed(call)
+        device = read.operands[0].device
+        with without_autocast(device):
+            reading = self.reader.read(read) or Reading()
+        output, error = reading.output, None
+        if output is None or self.certify:
+            expected = kernel(call)
+            with without_autocast(device):
+                error = deviation(read, reading, expected) if self.certify else None
+            output = expected if output is None else output
+        self._last = read, reading
+        self._records.add(read, reading, error)
         return output
 
-    @staticmethod
-    @torch.no_grad()
-    def _deviation(call: AttentionCall, reading: Reading, kernel: Tensor) -> float:
-        """Certificate of a reading: max|its output - the kernel's| / max|the kernel's|; NaN if it has none."""
-        output = reading.output
-        if output is None:
-            if reading.weights is None:
-                return math.nan
-            output = reading.weights @ repeat_groups(call.value, call.query).to(reading.weights)
-        return ((output - kernel).abs().max() / kernel.abs().max().clamp_min(1e-12)).item()
-
-    def _mha(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    def _mha(self, func: Callable, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Inside a handler the mode is off, so the inner call is reached by swapping torch's global."""
-        call = MHA_SIGNATURE.bind(*args, **kwargs)
-        call.apply_defaults()
-        wanted, average = call.arguments["need_weights"], call.arguments["average_attn_weights"]
-        call.arguments["need_weights"] = False  # with weights torch leaves SDPA and nothing can be certified
-        F.scaled_dot_product_attention = partial(self._sdpa, source="mha")
-        try:
-            output, _ = MHA(*call.args, **call.kwargs)
-        finally:
-            F.scaled_dot_product_attention = SDPA
+        bound = bind_mha(args, kwargs)
+        call = bound.arguments
+        wanted = call["need_weights"]
+        call["need_weights"] = False  # with weights torch leaves SDPA and nothing can be certified
+        if wanted and call["attn_mask"] is not None:
+            call["is_causal"] = False  # with weights torch uses the mask and not the hint
+        with inner_sdpa(partial(self._sdpa, SDPA, source="mha")):
+            output, _ = func(*bound.args, **bound.kwargs)
         if not wanted:
             return output, None
-        weights = weights_of(self._last).to(output.dtype)
-        weights = weights.mean(-3) if average else weights
-        return output, weights.squeeze(0) if call.arguments["query"].dim() == 2 else weights
+        read, reading = self._last
+        weights = weights_of(read) if reading.weights is None else reading.weights
+        return output, handed_back(weights.to(output.dtype), call)
 
-    def _confirm(self, weights: Any = None, values: Any = None) -> None:
-        """A softmax result is attention when it becomes the left factor of a product with per-sample values.
+    def _softmaxed(self, func: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        output = func(*args, **kwargs)
+        if not over_keys(output, args, kwargs):
+            return output
+        module = self._modules.current
+        followed = self._softmax.start(module, output, self._softmax.chosen(module, output.shape[:-1]))
+        index = self._expected.get((module, followed.ordinal))
+        if self.edit is None or index is None:
+            return output
+        call = self.edit(AttentionCall(module, index, "softmax", weights=output, selected=followed.selected))
+        result = call.weights if call.mask is None else masked_softmax(func, args, kwargs, call.mask)
+        if result is None or result is output:
+            return output
+        self._softmax.change(followed, result, call.mask)
+        return result
 
-        Gates and routers never do; an expectation over bins or a codebook has values of rank 1 or 2.
-        """
-        found = self._candidates.get(id(weights))
-        if found is None or not isinstance(values, Tensor) or values.dim() < 3:
+    def _top(self, func: Callable, *args: Any, **kwargs: Any) -> Any:
+        output = func(*args, **kwargs)
+        self._softmax.choose(self._modules.current, output.indices)
+        return output
+
+    def _weigh(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Read a softmax result if this product proves it to be attention."""
+        found = self._softmax.confirm(func, args, kwargs)
+        if found is None:
             return
-        _, weights, module = found
-        self._candidates = {k: c for k, c in self._candidates.items() if c[1] is not weights}
-        call = AttentionCall(module, self._calls[module], "softmax", weights=weights)
-        self._record(call, self.reader.read(call) or Reading(), math.nan, math.nan)
-
-    def _record(self, call: AttentionCall, reading: Reading, error: float, tolerance: float) -> None:
-        weights = reading.weights
-        empty = 0 if weights is None else int((weights.sum(-1) == 0).sum())
-        record = Record(
-            call.module,
-            call.index,
-            call.source,
-            call.shape,
-            weights,
-            reading.reduced,
-            call.selected,
-            error,
-            tolerance,
-            empty,
-        )
-        self.records.append(record)
-        self._calls[call.module] += 1
-
-    @property
-    def _module(self) -> str:
-        return self._stack[-1] if self._stack else ""
-
-    def _enters(self, name: str) -> Callable:
-        def enter(module: nn.Module, args: Any) -> None:
-            self._stack.append(name)
-            self._visited.add(name)
-
-        return enter
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        # A hook must return None: any other value replaces the module's output.
-        self._stack.pop()
-        if not self._stack:
-            self._drop_candidates()
-
-    def _drop_candidates(self) -> None:
-        """Let go of softmax results that the whole model left unused as weights: holding them holds memory."""
-        unused = {id(weights): (module, tuple(weights.shape)) for _, weights, module in self._candidates.values()}
-        self.ignored.extend(unused.values())
-        self._candidates.clear()
-
-
-def _inside(module: str, parent: str) -> bool:
-    return parent in ("", module) or module.startswith(f"{parent}.")
+        place, index = (found.module, found.ordinal), self._records.calls[found.module]
+        self._confirmed[place] = index
+        if self.edit is not None and place not in self._expected:
+            raise UnknownSoftmaxError(
+                f"the softmax of '{found.module}' was not known to be attention when it could be edited: give the "
+                "capture of a run without an edit, on inputs of the same shape, as `clean`"
+            )
+        weights, selected = found.weights, found.selected
+        call = AttentionCall(found.module, index, "softmax", mask=found.mask, weights=weights, selected=selected)
+        with without_autocast(found.weights.device):
+            reading = self.reader.read(call)
+        self._records.add(call, reading or Reading())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,6 +45,14 @@ def repeat_groups(tensor: Tensor, query: Tensor) -> Tensor:
     return tensor
 
 
+def weights_of(call: AttentionCall) -> Tensor:
+    """Weights of a call, ``(..., query, key)``: after softmax, before dropout."""
+    if call.weights is not None:
+        return call.weights.detach()
+    query, key, _ = call.operands
+    return attention_weights(query, key, call.mask, call.is_causal, call.scale)
+
+
 class DenseReader:
     """Keeps all weights of every call."""
 
@@ -52,8 +62,64 @@ class DenseReader:
         return Reading(weights=weights_of(call))
 
 
-def weights_of(call: AttentionCall) -> Tensor:
-    """Weights of a call, ``(..., query, key)``: after softmax, before dropout."""
-    if call.query is None or call.key is None:
-        return call.weights.detach()
-    return attention_weights(call.query, call.key, call.mask, call.is_causal, call.scale)
+def as_computed(call: AttentionCall) -> AttentionCall:
+    """The call with its tensors in the type that the kernel casts them to under autocast."""
+    operands, mask = call.operands, call.mask
+    dtype = _autocast_dtype(operands[0].device.type)
+    if dtype is None:
+        return call
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype) if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32) else tensor
+
+    query, key, value = map(cast, operands)
+    return replace(call, query=query, key=key, value=value, mask=None if mask is None else cast(mask))
+
+
+@torch.no_grad()
+def deviation(call: AttentionCall, reading: Reading, kernel: Tensor) -> Tensor | None:
+    """How far a reading is from the model's own output: max|output - kernel| / max|kernel|, without dimensions.
+
+    The output of the reading is the one that it gives, else its weights times the values; None if it has neither.
+    Not finite where only one of the two is.
+    """
+    output = reading.output
+    if output is None:
+        if reading.weights is None:
+            return None
+        query, _, value = call.operands
+        output = reading.weights @ repeat_groups(value, query).to(reading.weights)
+    difference = output - kernel
+    empty = empty_queries(call)
+    if empty is not None:  # the kernel returned NaN there before torch 2.5
+        difference = difference.masked_fill(empty[..., None], 0.0)
+        kernel = kernel.masked_fill(empty[..., None], 0.0)
+    return difference.abs().max() / kernel.abs().max().clamp_min(1e-12)
+
+
+def empty_queries(call: AttentionCall) -> Tensor | None:
+    """Queries that may see no key, bool, broadcasts to ``(..., query)``: by the mask, never by the weights.
+
+    An added mask forbids by -inf or, as transformers does, by the smallest number of its type.
+    """
+    mask = call.mask
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        return ~mask.any(-1)
+    return (mask <= torch.finfo(mask.dtype).min / 2).all(-1)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Scores and certificates in their own precision, whatever the model computes in."""
+    if _autocast_dtype(device.type) is None:
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def _autocast_dtype(device: str) -> torch.dtype | None:
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == "cpu":
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
