@@ -40,8 +40,8 @@ def canonical(study: Study) -> dict[str, Any]:
     """The study as nested dicts, lists and plain values, sorted and with every default filled in.
 
     Of each model, what shapes it lies apart in ``options``, so that a step may depend on it but not on the training;
-    ``source`` is the checkpoint or factory it is loaded from; ``drawn_heads`` are those of the heads asked for that it
-    has, for models and comparisons.
+    ``source`` is the checkpoint or factory it is loaded from, ``seed`` that of its draws; ``drawn_heads`` are those of
+    the heads asked for that it has, for models and comparisons.
     """
     plain = study.model_dump(mode="json")
     for name, model in plain["models"].items():
@@ -51,6 +51,7 @@ def canonical(study: Study) -> dict[str, Any]:
         model["options"] = {key: model.pop(key) for key in sorted(model) if key not in ABOUT_MODEL}
         model["drawn_heads"] = wanted or "auto"
         model["source"] = model.get("factory") or model.get("checkpoint")
+        model.setdefault("seed", 0)  # every loaded model has one; where nothing is drawn, it changes nothing
         if "factory" in model:
             model["options"]["checkpoint"] = model["checkpoint"]
     for comparison in plain["comparisons"].values():
