@@ -27,7 +27,7 @@ TRAINED_ONCE = {
 SHIPPED = {
     name
     for name in TRAINED_ONCE
-    if STUDY.models[name].weights == "shipped"
+    if getattr(STUDY.models[name], "weights", None) == "shipped"
     and (SHIPPED_WEIGHTS / f"{name}.safetensors").is_file()
 }
 LOADED = {
@@ -53,11 +53,12 @@ def code(script):
 
 
 def model_code(script):
-    """Params: the digests of `code`, and of the modules of the model's architecture, which are loaded by name."""
+    """Params: the digests of `code`, and of what is loaded by name: the model's architecture, a person's own files."""
 
     def digests(wildcards):
-        place = module_and_class(STUDY.models[wildcards.model].architecture)[0]
-        return code(script) | module_hashes(place, SOURCE)
+        model = STUDY.models[wildcards.model]
+        place = module_and_class(model.architecture)[0]
+        return code(script) | module_hashes(place, SOURCE) | launch.own_code(model)
 
     return digests
 

@@ -46,6 +46,7 @@ from .lags.testability import testability as testability
 from .lags.tracking import track_periods as track_periods
 from .lags.verdicts import untrained_contrasts as untrained_contrasts
 from .lags.verdicts import verdict_table as verdict_table
+from .models.adapt import adapt as adapt
 from .models.fitting import fit_on_signal as fit_on_signal
 from .models.pretraining import train_on_mixture as train_on_mixture
 from .models.registry import build_model as build_model

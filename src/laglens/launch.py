@@ -11,6 +11,7 @@ from typing import Any
 from laglens.config.load import load_study
 from laglens.config.study import Study
 from laglens.errors import LaglensError
+from laglens.provenance import file_hashes
 
 
 def read_study(written: Mapping[str, Any], source: str) -> Study:
@@ -41,13 +42,18 @@ def run_from(source: Path) -> None:
 
 
 def checkpoint_files(model: Any) -> list[str]:
-    """Files that a model of others is read from: its checkpoint or all files of that folder, and its factory's."""
-    factory, checkpoint = getattr(model, "factory", "").rpartition(":")[0], getattr(model, "checkpoint", None)
-    files = [factory] if factory else []
-    if checkpoint is not None:
-        path = Path(checkpoint)
-        files += sorted(file.as_posix() for file in path.iterdir() if file.is_file()) if path.is_dir() else [checkpoint]
-    return files
+    """Files that a model of others is read from: its checkpoint, or all files of that folder."""
+    checkpoint = getattr(model, "checkpoint", None)
+    if checkpoint is None:
+        return []
+    path = Path(checkpoint)
+    return sorted(file.as_posix() for file in path.iterdir() if file.is_file()) if path.is_dir() else [checkpoint]
+
+
+def own_code(model: Any) -> dict[str, str]:
+    """Digests of a person's own files that make the model (see `laglens.provenance.file_hashes`)."""
+    factory = getattr(model, "factory", "").rpartition(":")[0]
+    return file_hashes(Path(factory)) if factory else {}
 
 
 def has_gpu() -> bool:

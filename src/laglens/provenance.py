@@ -18,6 +18,7 @@ from typing import Any
 from laglens.errors import LaglensError
 
 PACKAGE = "laglens"
+LONGEST_NAME = 200  # of a module; a longer text is none, and too long for a file system to be asked
 
 
 def select(config: Mapping[str, Any], paths: Mapping[str, str], wildcards: Mapping[str, str]) -> dict[str, Any]:
@@ -98,26 +99,45 @@ def module_hashes(module: str, source: Path) -> dict[str, str]:
     return _digests([*_files(module, source.resolve())], source.resolve())
 
 
-def _digests(waiting: list[Path], source: Path) -> dict[str, str]:
+def file_hashes(file: Path) -> dict[str, str]:
+    """Digest of a person's own file and of the files in its folder that it imports, directly or through others.
+
+    As in `code_hashes`, comments, docstrings and layout do not count; data files are not seen.
+
+    Raises
+    ------
+    LaglensError
+        One of the files is no valid Python.
+    """
+    folder = file.resolve().parent
+    try:
+        found = _digests([file.resolve()], folder, package="")
+    except SyntaxError as error:
+        raise LaglensError(f"{Path(error.filename or file).name}, line {error.lineno}: {error.msg}") from error
+    return {f"{file.parent.as_posix()}/{name}": digest for name, digest in found.items()}
+
+
+def _digests(waiting: list[Path], source: Path, package: str = PACKAGE) -> dict[str, str]:
     digests: dict[str, str] = {}
     while waiting:
         path = waiting.pop()
         label = path.relative_to(source).as_posix() if path.is_relative_to(source) else path.name
         if label in digests:
             continue
-        digests[label], imports = _scan(path, source)
+        digests[label], imports = _scan(path, source, package)
         waiting += [file for name in imports for file in _files(name, source)]
     return dict(sorted(digests.items()))
 
 
 @cache
-def _scan(path: Path, source: Path) -> tuple[str, frozenset[str]]:
-    """Digest of one file and the dotted names of the package's modules it may import."""
+def _scan(path: Path, source: Path, package: str) -> tuple[str, frozenset[str]]:
+    """Digest of one file and the dotted names of the package's modules it may import; "" is every package."""
     met: list[ast.AST] = []
     text = _plain(ast.parse(path.read_text("utf-8"), str(path)), met)
     names = {name for node in met for name in _names(node, path, source)}
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return digest, frozenset(name for name in names if f"{name}.".startswith(f"{PACKAGE}."))
+    beginning = package and f"{package}."
+    return digest, frozenset(name for name in names if f"{name}.".startswith(beginning))
 
 
 def _plain(node: Any, met: list[ast.AST]) -> str:
@@ -181,6 +201,6 @@ def _files(name: str, source: Path) -> Iterator[Path]:
 
 
 def _module(name: str, source: Path) -> Iterator[Path]:
-    if all(part.isidentifier() for part in name.split(".")):
+    if len(name) < LONGEST_NAME and all(part.isidentifier() for part in name.split(".")):
         stem = source.joinpath(*name.split("."))
         yield from (file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file())

@@ -107,7 +107,8 @@ def restore_model(card: Mapping[str, Any], state: Mapping[str, torch.Tensor]) ->
     LaglensError
         The weights do not fit the card, or hold NaN.
     """
-    model = build_model(card["architecture"], card["options"])
+    # The seed of the first time: what a model draws and does not keep among its weights must be the same again.
+    model = build_model(card["architecture"], card["options"], seed=card.get("training", {}).get("seed", 0))
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
