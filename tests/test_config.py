@@ -12,6 +12,7 @@ from models import TINY
 
 from laglens.config.document import reference
 from laglens.config.load import canonical, load_study
+from laglens.config.models import PER_SIGNAL
 from laglens.config.study import Figures, Study
 from laglens.errors import LaglensError
 from laglens.figures.settings import FigureSettings
@@ -211,7 +212,7 @@ def test_figure_keys_and_defaults_are_those_of_the_figures_stage() -> None:
 @pytest.mark.parametrize("architecture", TINY)
 def test_options_of_the_config_build_the_model_it_describes(architecture: str) -> None:
     written = study(models={"image": {"architecture": architecture}}, comparisons={})
-    if architecture != "encoder":
+    if architecture not in PER_SIGNAL:
         written["models"]["image"]["train"] = {"steps": 1}
     written["runs"] = [{"models": ["image"], "signals": ["wave"]}]
     loaded = load_study(written)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from laglens.config.adapters import RecordedModel
 from laglens.config.messages import nearest
-from laglens.config.models import SHIPPED, EncoderModel
+from laglens.config.models import SHIPPED, SignalModel
 from laglens.config.signals import OwnTable
 from laglens.config.study import Study
+from laglens.errors import LaglensError
+from laglens.provenance import file_hashes
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -66,7 +68,7 @@ def _short_signals(study: Study) -> Iterator[str]:
     for model_name, signal in study.pairs:
         model, length = study.models[model_name], study.signals[signal].known_length
         needs = {"its history needs": model.history or 1}
-        if isinstance(model, EncoderModel):
+        if isinstance(model, SignalModel):
             window = model.history + model.horizon
             held_out = model.train.validation
             needs["training and validating it need"] = math.ceil(window / min(held_out, 1 - held_out))
@@ -127,12 +129,20 @@ def _missing_models(study: Study) -> Iterator[str]:
                 "folder you run from"
             )
         factory = getattr(model, "factory", "").rpartition(":")[0]
-        if factory and not Path(factory).is_file():
-            yield (
-                f"models.{name}.factory: there is no file '{factory}'; paths are relative to the folder you run from"
-            )
+        if factory:
+            yield from (f"models.{name}.factory: {problem}" for problem in _unreadable_code(Path(factory)))
         if isinstance(model, RecordedModel):
             yield from _missing_recordings(study, name, model)
+
+
+def _unreadable_code(file: Path) -> Iterator[str]:
+    if not file.is_file():
+        yield f"there is no file '{file}'; paths are relative to the folder you run from"
+        return
+    try:
+        file_hashes(file)
+    except LaglensError as error:
+        yield str(error)
 
 
 def _missing_recordings(study: Study, name: str, model: RecordedModel) -> Iterator[str]:

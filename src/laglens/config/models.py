@@ -83,15 +83,14 @@ class NumericModel(PatchModel):
     train: MixtureTraining = Field(MixtureTraining(steps=16000), description="how to train it")
 
 
-class EncoderModel(Section):
-    """Transformer encoder on single samples, trained on each signal it is run on."""
+class SignalModel(Section):
+    """Keys that the models share which are trained on each signal they are run on."""
 
-    architecture: Literal["encoder"]
     history: int = Field(100, ge=2, description="samples the model sees")
     horizon: PositiveInt = Field(20, description="samples it forecasts")
     width: PositiveInt = Field(64, description="width of a token's embedding")
     heads: PositiveInt = Field(4, description="attention heads per layer; divides `width`")
-    layers: PositiveInt = Field(2, description="encoder layers")
+    layers: PositiveInt = Field(2, description="layers of the encoder, and as many of a decoder")
     feedforward: PositiveInt = Field(256, description="width of the feed-forward part")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of activations dropped while training")
     train: SignalTraining = Field(SignalTraining(), description="how to train it")
@@ -102,10 +101,28 @@ class EncoderModel(Section):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
+
+class EncoderModel(SignalModel):
+    """Transformer encoder on single samples, trained on each signal it is run on."""
+
+    architecture: Literal["encoder"]
+
     @property
     def head_labels(self) -> list[str]:
         """Every head by its label."""
         return _labels("encoder", self.layers, self.heads)
+
+
+class EncoderDecoderModel(SignalModel):
+    """Transformer encoder and decoder on single samples, trained on each signal; forecasts step by step."""
+
+    architecture: Literal["encoder_decoder"]
+
+    @property
+    def head_labels(self) -> list[str]:
+        """Every head by its label."""
+        stacks = ("encoder", "decoder", "cross")
+        return [label for stack in stacks for label in _labels(stack, self.layers, self.heads)]
 
 
 def _split_architecture(written: Any) -> Any:
@@ -127,12 +144,12 @@ def _refuse_without_attention(written: Any) -> Any:
 
 
 Model = Annotated[
-    ImageModel | NumericModel | EncoderModel | Adapted,
+    ImageModel | NumericModel | EncoderModel | EncoderDecoderModel | Adapted,
     Field(discriminator="architecture"),
     BeforeValidator(_split_architecture),
     BeforeValidator(_refuse_without_attention),
 ]
-PER_SIGNAL = ("encoder",)  # architectures that are trained on each signal
+PER_SIGNAL = ("encoder", "encoder_decoder")  # architectures that are trained on each signal
 SHIPPED = ("image_small", "numeric_small")  # models whose weights come with laglens
 
 
