@@ -24,12 +24,12 @@ MODELS = {
     "timesfm_positions": ("timesfm", {"use_positional_embedding": True}),
     "timesfm2_5": ("timesfm2_5", {}),
 }
-GAIN = {"patchtst": 1.0}
+GAIN = {"patchtst": 1.0, "patchtst_cls": 1.3, "patchtst_channels": 1.0, "patchtst_flat_nll": 1.0}
 
 
 def model_of(case: str, **options):
     name, changes = MODELS[case]
-    return tiny(name, GAIN.get(name, 1.7), changes=changes, **options)
+    return tiny(name, GAIN.get(case, 1.7), changes=changes, **options)
 
 
 @pytest.mark.parametrize("case", MODELS)
