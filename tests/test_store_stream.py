@@ -1,7 +1,5 @@
 """Trees written piece by piece and read lazily: the same bytes, nothing missing, nothing left behind."""
 
-import errno
-import os
 import random
 import signal
 import subprocess
@@ -16,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from disk import most_bytes_of_a_file
 from numpy.typing import NDArray
 
 from laglens import store
 from laglens.errors import LaglensError
-from laglens.store import Awaited, TreeWriter, files, opened_tree, tree_writer
+from laglens.store import Awaited, TreeWriter, opened_tree, tree_writer
+from laglens.store.layout import CHILDREN, canonical, encodings
 
 CUBE = ("sample", "layer", "head", "query", "key")
 Part = tuple[str, dict, dict[str, NDArray]]
@@ -73,8 +73,7 @@ def write_in_pieces(tree: xr.DataTree, path: Path, parts: Iterable[Part]) -> Non
         writer.add("/", tree.to_dataset(inherit=False))
 
 
-@pytest.mark.parametrize("tokens", [20, 200])  # chunks with several samples, and with one
-@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize(("tokens", "batch"), [(20, 1), (20, 2), (20, 5), (200, 2)])  # some or one sample in a chunk
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_pieces_in_any_order_give_the_bytes_of_the_whole(tmp_path: Path, tokens: int, batch: int, dtype: str) -> None:
     tree = whole(tokens=tokens, dtype=dtype)
@@ -86,13 +85,41 @@ def test_pieces_in_any_order_give_the_bytes_of_the_whole(tmp_path: Path, tokens:
     assert list(store.read_tree(tmp_path / "pieces.zarr.zip").children) == ["encoder", "decoder"]
 
 
-def test_chunks_of_nothing_but_the_fill_value_give_the_same_bytes_too(tmp_path: Path) -> None:
-    tree = whole(tokens=200)
-    tree["encoder"]["attention"][1] = np.nan
+@pytest.mark.parametrize("samples", [1, 3, 30])
+def test_every_entry_is_what_zarr_itself_would_write(tmp_path: Path, samples: int) -> None:
+    tree = whole(samples=samples, tokens=150)
+    tree["encoder"]["attention"][0] = np.nan  # chunks of nothing but the fill value
     tree["encoder"]["top_key"][:] = 0
-    write_in_pieces(tree, tmp_path / "pieces.zarr.zip", pieces(tree, 2))
-    store.write_tree(tree, tmp_path / "whole.zarr.zip")
-    assert (tmp_path / "pieces.zarr.zip").read_bytes() == (tmp_path / "whole.zarr.zip").read_bytes()
+    store.write_tree(tree, tmp_path / "a.zarr.zip")
+    with zipfile.ZipFile(tmp_path / "a.zarr.zip") as archive:
+        found = {name: archive.read(name) for name in archive.namelist()}
+    tree.attrs[CHILDREN] = list(tree.children)
+    known = {node.path: encodings(node.to_dataset(inherit=False)) for node in tree.subtree}
+    tree.map_over_datasets(canonical).to_zarr(
+        tmp_path / "zarr", zarr_format=3, consolidated=False, write_inherited_coords=False, encoding=known
+    )
+    files = [path for path in (tmp_path / "zarr").rglob("*") if path.is_file()]
+    assert found == {path.relative_to(tmp_path / "zarr").as_posix(): path.read_bytes() for path in files}
+
+
+def test_pieces_in_the_order_of_a_model_go_straight_into_the_file(tmp_path: Path) -> None:
+    tree = whole(samples=2, tokens=200)
+    with tree_writer(tmp_path / "a.zarr.zip", list(tree.children)) as writer:
+        for name, node in tree.children.items():
+            dataset = node.to_dataset(inherit=False)[["attention"]]
+            writer.add(name, dataset.drop_vars(list(dataset.data_vars)), awaited(dataset))
+        for sample in range(2):
+            for name, node in tree.children.items():
+                for layer in node["layer"].values:
+                    where = {"sample": sample, "layer": int(layer)}
+                    writer.write(name, where, {"attention": node["attention"].isel(where).values})
+                    assert not list(tmp_path.glob(".*/waiting/*"))
+        writer.add("/", xr.Dataset())
+    with zipfile.ZipFile(tmp_path / "a.zarr.zip") as archive:
+        chunks = [name.split("/c/") for name in archive.namelist() if "attention/c/" in name]
+    places = [("encoder", layer) for layer in range(3)] + [("decoder", layer) for layer in range(2)]
+    expected = [[f"{node}/attention", f"{sample}/{layer}/0/0/0"] for sample in range(2) for node, layer in places]
+    assert chunks == expected
 
 
 def test_halves_cast_by_torch_are_stored_bit_by_bit(tmp_path: Path) -> None:
@@ -187,8 +214,8 @@ def text(writer: TreeWriter, parts: Pieces) -> None:
         (half_a_matrix, r"encoder/attention': a piece cannot be placed along 'key'"),
         (unknown_variable, r"'encoder/lag' is not awaited; add its node first"),
         (unknown_node, r"node 'cross' was added twice, or is not one of: /, encoder, decoder"),
-        (other_sizes, r"'y' cannot be awaited: other sizes of sample than its node"),
-        (text, r"'y' cannot be awaited: shape \(4,\), <U3"),
+        (other_sizes, r"'y' cannot be awaited: its sample has 4 values, that of its node 5"),
+        (text, r"'y' cannot be awaited: only numbers with dims are, not <U3 \(4,\)"),
         (lambda writer, parts: None, r"incomplete: \d+ chunks are missing; layer 0 came not at all"),
     ],
 )
@@ -236,20 +263,11 @@ def test_an_exception_of_the_model_passes_through_and_keeps_the_old_artifact(tmp
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("step", ["chunks", "zip"])
-def test_a_full_disk_reaches_the_caller_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    def full(*args: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    if step == "zip":
-        monkeypatch.setattr(files.shutil, "copyfileobj", full)
-    else:
-        monkeypatch.setattr(Path, "write_bytes", full)
-    tree = whole()
-    with pytest.raises(LaglensError, match="a.zarr.zip: cannot be written: .*No space left"):
-        write_in_pieces(tree, tmp_path / "a.zarr.zip", pieces(tree, 1))
+@pytest.mark.parametrize("limit", [100, 20_000, 80_000])  # in the metadata, a chunk that waits, the zip
+def test_a_full_disk_reaches_the_caller_and_leaves_nothing(tmp_path: Path, limit: int) -> None:
+    tree = whole(samples=3, tokens=100)
+    with most_bytes_of_a_file(limit), pytest.raises(LaglensError, match="a.zarr.zip: cannot be written: .*too large"):
+        write_in_pieces(tree, tmp_path / "a.zarr.zip", reversed(pieces(tree, 1)))
     assert not list(tmp_path.iterdir())
 
 

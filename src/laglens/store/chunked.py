@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from laglens.store.layout import CODEC
 
 WHOLE = ("query", "key")  # dims that a piece never divides
 Index = tuple[int, ...]
+Keep = Callable[[str, bytes | None], None]
 
 
 class ChunkedArray:
@@ -27,22 +28,42 @@ class ChunkedArray:
 
     Parameters
     ----------
-    place
-        File and name, for messages.
-    folder
-        Of the array in a directory store.
+    store
+        Directory store that holds its metadata.
+    name
+        Of the array in the store.
     dims
         Names of its dimensions.
+    path
+        Of the artifact, for messages.
+    keep
+        Takes the name and the content of each chunk; None where the chunk holds nothing but the fill value, which, as
+        in zarr, need not be stored.
     """
 
-    def __init__(self, place: str, folder: Path, dims: tuple[str, ...]) -> None:
-        array = zarr.open_array(folder, mode="r")
-        self.place, self.folder, self.dims = place, folder, dims
+    def __init__(self, store: Path, name: str, dims: tuple[str, ...], path: Path, keep: Keep) -> None:
+        array = zarr.open_array(store / name, mode="r")
+        self.name, self.dims, self.place, self._keep = name, dims, f"{path}: '{name}'", keep
         self.shape, self.chunk, self.dtype = array.shape, array.chunks, array.dtype
         self.fill = np.asarray(array.fill_value, array.dtype)
         self._codec = Blosc(**CODEC, shuffle=Blosc.SHUFFLE)
         self._done: set[Index] = set()
         self._begun: dict[Index, tuple[NDArray, NDArray[np.bool_]]] = {}
+
+    @property
+    def samples(self) -> int:
+        """Length of the first dimension, if that is the samples, else 0."""
+        return self.shape[0] if self.dims[0] == "sample" else 0
+
+    def ending(self, sample: int) -> Iterator[str]:
+        """Names of the chunks whose last sample is this one."""
+        if (sample + 1) % self.chunk[0] == 0 or sample + 1 == self.shape[0]:
+            first = range(sample // self.chunk[0], sample // self.chunk[0] + 1)
+            yield from map(self._chunk_name, product(first, *map(range, self._grid()[1:])))
+
+    def all(self) -> Iterator[str]:
+        """Names of all chunks."""
+        return map(self._chunk_name, self._indices())
 
     def fit(self, where: Mapping[str, int | slice], values: NDArray) -> tuple[tuple[slice, ...], NDArray]:
         """Slices of a piece along every dimension, and its values with all dimensions; a misfit raises."""
@@ -107,14 +128,16 @@ class ChunkedArray:
         self._begun.pop(index, None)
         self._done.add(index)
         if _all_fill(block, self.fill):
-            return  # as zarr does: what is not there reads as the fill value
+            self._keep(self._chunk_name(index), None)
+            return
         block = np.ascontiguousarray(block)
         encoded = self._codec.encode(block)
         if not np.array_equal(np.frombuffer(self._codec.decode(encoded), np.uint8), block.reshape(-1).view(np.uint8)):
             raise LaglensError(f"{self.place}: {self._at(index)} is not what was handed in once it is decoded")
-        file = self.folder.joinpath("c", *map(str, index))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encoded)
+        self._keep(self._chunk_name(index), encoded)
+
+    def _chunk_name(self, index: Index) -> str:
+        return "/".join([self.name, "c", *map(str, index)])
 
     def _grid(self) -> list[int]:
         return [-(-size // c) for size, c in zip(self.shape, self.chunk, strict=True)]

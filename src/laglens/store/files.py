@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,6 @@ from typing import Any
 import numpy as np
 
 from laglens.errors import LaglensError
-
-EARLIEST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def write_json(content: Mapping[str, Any], path: str | Path) -> None:
@@ -53,17 +50,6 @@ def _remove_abandoned(path: Path) -> None:
         process = work.name.removeprefix(prefix).split(".")[0]
         if process.isdigit() and int(process) != os.getpid() and not Path("/proc", process).exists():
             shutil.rmtree(work, ignore_errors=True)
-
-
-def pack(folder: Path, archive: Path) -> None:
-    """Pack a folder into an uncompressed zip with sorted entries and fixed dates; its files go as they are packed."""
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), EARLIEST_ZIP_DATE)
-            entry.external_attr = 0o644 << 16
-            with file.open("rb") as source, target.open(entry, "w", force_zip64=True) as packed:
-                shutil.copyfileobj(source, packed, 1 << 20)
-            file.unlink()
 
 
 def move(source: Path, target: Path) -> None:

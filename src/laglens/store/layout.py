@@ -13,6 +13,7 @@ from laglens.store.files import plain
 LARGE_MATRIX = 2 << 20  # bytes; from here on one chunk holds one matrix, below it all heads of a layer
 TINY_MATRIX = 64 << 10  # below this, several samples
 TOGETHER = 4 << 20  # bytes of samples that one chunk may hold
+CHILDREN = "children"  # attribute that keeps the order of the nodes: zarr lists them in the order of a set
 CODEC: dict[str, Any] = {"cname": "lz4", "clevel": 5}
 
 

@@ -16,11 +16,12 @@ import xarray as xr
 import zarr
 
 from laglens.errors import LaglensError
+from laglens.store.archive import OrderedArchive
 from laglens.store.chunked import ChunkedArray
-from laglens.store.files import move, pack, plain, workspace
-from laglens.store.layout import canonical, chunks, encoding, encodings
-from laglens.store.trees import CHILDREN, verify
+from laglens.store.files import move, plain, workspace
+from laglens.store.layout import CHILDREN, canonical, chunks, encoding, encodings
 
+NUMBERS = "fiub"  # kinds of the dtypes that may be awaited
 WAITING = 2  # pieces; the caller stops for the disk beyond them, so memory stays bounded
 
 
@@ -28,7 +29,7 @@ WAITING = 2  # pieces; the caller stops for the disk beyond them, so memory stay
 class Awaited:
     """A variable whose values arrive in pieces: its dims, shape, dtype (float, integer or boolean) and attributes."""
 
-    dims: tuple[str, ...]
+    dims: tuple[Any, ...]
     shape: tuple[int, ...]
     dtype: str
     attrs: Mapping[str, Any] = field(default_factory=dict)
@@ -51,21 +52,22 @@ def tree_writer(path: str | Path, children: Sequence[str]) -> Iterator[TreeWrite
     """
     path = Path(path)
     with workspace(path) as work:
-        writer = TreeWriter(path, work / "store", children)
+        writer = TreeWriter(path, work, children)
         try:
             yield writer
-            writer.finish()
+            move(writer.finish(), path)
         finally:
             writer.stop()
-        pack(work / "store", work / "part")
-        move(work / "part", path)
 
 
 class TreeWriter:
     """Takes the nodes and the pieces of one tree; made by `tree_writer`."""
 
-    def __init__(self, path: Path, folder: Path, children: Sequence[str]) -> None:
-        self.path, self.folder, self.children = path, folder, list(children)
+    def __init__(self, path: Path, work: Path, children: Sequence[str]) -> None:
+        self.path, self.folder, self.children = path, work / "store", list(children)
+        self._part, waiting = work / "part", work / "waiting"
+        waiting.mkdir()
+        self._archive = OrderedArchive(self._part, waiting, self._order())
         self._nodes: dict[str, xr.Dataset] = {}
         self._arrays: dict[str, dict[str, ChunkedArray]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tree-writer")
@@ -85,16 +87,19 @@ class TreeWriter:
         if name in self._nodes or name not in ("", *self.children):
             known = ", ".join(self.children)
             raise LaglensError(f"{self.path}: node '{node}' was added twice, or is not one of: /, {known}")
-        dataset = canonical(dataset)
+        ready = {str(n): v for n, v in dataset.data_vars.items() if v.dtype.kind in NUMBERS and v.ndim}
+        awaited = {**(awaited or {}), **{n: Awaited(v.dims, v.shape, str(v.dtype), v.attrs) for n, v in ready.items()}}
+        self._refuse_misfits(name, awaited, dict(dataset.sizes))
+        dataset = canonical(dataset.drop_vars(list(ready)))
         if not name and self.children:
-            dataset.attrs[CHILDREN] = self.children
-        self._nodes[name], self._arrays[name] = dataset, {}
+            dataset.attrs[CHILDREN] = list(dict.fromkeys(child.split("/")[0] for child in self.children))
+        self._nodes[name] = dataset
         # Mode "a": zarr has made the groups above a child already.
         dataset.to_zarr(
             self.folder, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encodings(dataset)
         )
-        if awaited:
-            self._arrays[name] = self._await(name, awaited)
+        self._arrays[name] = self._await(name, awaited) if awaited else {}
+        self.write(name, {}, {n: v.values for n, v in ready.items() if v.size})
 
     def write(self, node: str, where: Mapping[str, int | slice], arrays: Mapping[str, Any]) -> None:
         """Hand in one piece; returns at once, or when the disk has caught up.
@@ -117,8 +122,8 @@ class TreeWriter:
                 self._pending.popleft().result()
             self._pending.append(self._thread.submit(known[name].put, *piece))
 
-    def finish(self) -> None:
-        """Wait for the last piece and check that nothing is missing."""
+    def finish(self) -> Path:
+        """Wait for the last piece and check that nothing is missing; the complete file."""
         while self._pending:
             self._pending.popleft().result()
         absent = [name for name in ("", *self.children) if name not in self._nodes]
@@ -128,13 +133,35 @@ class TreeWriter:
             for array in arrays.values():
                 array.check_complete()
         with xr.open_datatree(self.folder, engine="zarr", consolidated=False, chunks=None) as written:
-            back = {"": written, **written.children}
+            back = {node.path.strip("/"): node.to_dataset() for node in written.subtree}
             for name, dataset in self._nodes.items():
-                verify(dataset, back[name].to_dataset(), self.path)
+                _verify(dataset, back[name], self.path)
+        self._archive.finish(self.folder)
+        return self._part
 
     def stop(self) -> None:
         """Drop what still waits, and end the thread."""
         self._thread.shutdown(cancel_futures=True)
+        self._archive.close()
+
+    def _order(self) -> Iterator[str | None]:
+        """Names of all chunks, sample by sample, as a model gives them; None while a node is not known."""
+        sample, samples = 0, 1
+        while sample < samples:
+            for child in self.children:
+                while child not in self._arrays:
+                    yield None
+                for array in self._arrays[child].values():
+                    if sample < array.samples:
+                        samples = max(samples, array.samples)
+                        yield from array.ending(sample)
+            sample += 1
+        for node in (*self.children, ""):
+            while node not in self._arrays:
+                yield None
+            for array in self._arrays[node].values():
+                if not (node and array.samples):
+                    yield from array.all()
 
     def _await(self, node: str, awaited: Mapping[str, Awaited]) -> dict[str, ChunkedArray]:
         """Write the metadata of awaited variables as xarray would, without values.
@@ -144,8 +171,6 @@ class TreeWriter:
         """
         known = self._nodes[node]
         place, beside = self.folder / node, self.folder.with_name("without_values")
-        for name, variable in awaited.items():
-            self._refuse(f"{node}/{name}".strip("/"), variable, known.sizes)
         variables = {str(n): _without_values(v) for n, v in known.data_vars.items()}
         variables |= {n: _without_values(v) for n, v in awaited.items()}
         empty = xr.Dataset(variables, {n: _without_values(v) for n, v in known.coords.items()}, known.attrs)
@@ -155,20 +180,30 @@ class TreeWriter:
         )
         shutil.copy(beside / node / "zarr.json", place)
         arrays = {}
-        for name, variable in awaited.items():
+        for name, variable in sorted(awaited.items()):
             zarr.open_array(beside / node / name, mode="r+").resize(variable.shape)
             shutil.move(beside / node / name, place)
-            arrays[name] = ChunkedArray(f"{self.path}: '{f'{node}/{name}'.strip('/')}'", place / name, variable.dims)
+            whole = f"{node}/{name}".strip("/")
+            arrays[name] = ChunkedArray(self.folder, whole, variable.dims, self.path, self._archive.put)
         shutil.rmtree(beside)
         return arrays
 
-    def _refuse(self, name: str, awaited: Awaited, sizes: Mapping[Any, int]) -> None:
-        different = [dim for dim, n in zip(awaited.dims, awaited.shape, strict=True) if sizes.get(dim, n) != n]
-        if different or not awaited.dims or np.dtype(awaited.dtype).kind not in "fiub":
-            reason = f"other sizes of {', '.join(different)} than its node" if different else f"shape {awaited.shape}"
-            raise LaglensError(f"{self.path}: '{name}' cannot be awaited: {reason}, {awaited.dtype}")
+    def _refuse_misfits(self, node: str, awaited: Mapping[str, Awaited], sizes: dict[Any, int]) -> None:
+        for name, variable in awaited.items():
+            place = f"{self.path}: '{f'{node}/{name}'.strip('/')}' cannot be awaited"
+            if not variable.dims or np.dtype(variable.dtype).kind not in NUMBERS:
+                raise LaglensError(f"{place}: only numbers with dims are, not {variable.dtype} {variable.shape}")
+            for dim, size in zip(variable.dims, variable.shape, strict=True):
+                if sizes.setdefault(dim, size) != size:
+                    raise LaglensError(f"{place}: its {dim} has {size} values, that of its node {sizes[dim]}")
 
 
 def _without_values(variable: xr.DataArray | Awaited) -> xr.Variable:
     values = np.empty([0] * len(variable.dims), variable.dtype if isinstance(variable, Awaited) else np.int8)
     return xr.Variable(variable.dims, values, plain(variable.attrs))
+
+
+def _verify(expected: xr.Dataset, written: xr.Dataset, path: Path) -> None:
+    for name, variable in expected.variables.items():
+        if not variable.equals(written.variables[name].load()):
+            raise LaglensError(f"{path}: '{name}' read back differs from what was written; the disk may be faulty")

@@ -11,10 +11,9 @@ import xarray as xr
 from zarr.storage import ZipStore
 
 from laglens.errors import LaglensError
-from laglens.store.files import move, one_line, pack, workspace
-from laglens.store.layout import canonical, encodings
-
-CHILDREN = "children"  # attribute that keeps the order of the nodes: zarr lists them in the order of a set
+from laglens.store.files import one_line
+from laglens.store.layout import CHILDREN
+from laglens.store.stream import tree_writer
 
 
 def write_tree(tree: xr.DataTree, path: str | Path) -> None:
@@ -25,19 +24,10 @@ def write_tree(tree: xr.DataTree, path: str | Path) -> None:
     LaglensError
         The disk is full, or what was read back differs from what was written.
     """
-    path = Path(path)
-    tree = tree.map_over_datasets(canonical)
-    tree.attrs |= {CHILDREN: list(tree.children)} if tree.children else {}
-    known = {node.path: encodings(node.to_dataset(inherit=False)) for node in tree.subtree}
-    with workspace(path) as work:
-        folder = work / "store"
-        tree.to_zarr(folder, zarr_format=3, consolidated=False, write_inherited_coords=False, encoding=known)
-        with xr.open_datatree(folder, engine="zarr", consolidated=False, chunks=None) as written:
-            back = dict(written.subtree_with_keys)
-            for name, node in tree.subtree_with_keys:
-                verify(node.to_dataset(inherit=False), back[name].to_dataset(inherit=False), path)
-        pack(folder, work / "part")
-        move(work / "part", path)
+    nodes = {node.path.strip("/"): node.to_dataset(inherit=False) for node in tree.subtree}
+    with tree_writer(path, [name for name in nodes if name]) as writer:
+        for name, dataset in nodes.items():
+            writer.add(name, dataset)
 
 
 def read_tree(path: str | Path) -> xr.DataTree:
@@ -86,13 +76,6 @@ def write_dataset(dataset: xr.Dataset, path: str | Path) -> None:
 def read_dataset(path: str | Path) -> xr.Dataset:
     """Read one dataset into memory; see `read_tree`."""
     return read_tree(path).to_dataset()
-
-
-def verify(expected: xr.Dataset, written: xr.Dataset, path: Path) -> None:
-    """Raise `LaglensError` unless every variable of `expected` was read back as it was written."""
-    for name, variable in expected.variables.items():
-        if not variable.equals(written.variables[name].load()):
-            raise LaglensError(f"{path}: '{name}' read back differs from what was written; the disk may be faulty")
 
 
 @contextmanager
