@@ -16,7 +16,9 @@ from torch import Tensor
 
 from laglens.attention.calls import AttentionCall, Reading
 from laglens.attention.streaming_columns import Columns, blocks, layout
-from laglens.attention.streaming_pass import STATISTICS, Pass, advance_rollout
+from laglens.attention.streaming_pass import Pass
+from laglens.attention.streaming_rollout import advance_rollout
+from laglens.attention.streaming_statistics import STATISTICS, row_statistics
 from laglens.attention.weights import weights_of
 from laglens.errors import LaglensError
 
@@ -97,9 +99,7 @@ def stream_attention(
             residual=residual,
         )
         one.run()
-    place = layout(columns, query.device).place
-    rows = {name: found[..., place] for name, found in one.rows.items()}
-    reduced = {"attention": one.maps, "special_mass": one.special_mass} | rows
+    reduced = {"attention": one.maps, "special_mass": one.special_mass} | one.rows
     reduced = {name: found.reshape(*lead, *found.shape[2:]) for name, found in reduced.items()}
     if one.rollout is not None and rollout is not None:
         reduced["rollout"] = one.rollout.above.reshape(*lead[:-1], *rollout.shape[-2:])
@@ -223,19 +223,6 @@ def reduce_weights(
         below = rollout.to(weights.dtype)
         reduced["rollout"] = advance_rollout(below, below, weights.sum(-3), residual)
     return reduced
-
-
-def row_statistics(weights: Tensor) -> dict[str, Tensor]:
-    """Entropy (nats), effective number of keys (1 / sum of squares) and strongest key of each row.
-
-    (..., query, key) -> (..., query) each. A row without visible keys has entropy 0 and 0 effective keys.
-    """
-    squares = weights.square().sum(-1)
-    return {
-        "entropy": -torch.special.xlogy(weights, weights).sum(-1),
-        "effective_keys": torch.where(squares > 0, 1 / squares, 0.0),
-        "top_key": weights.argmax(-1).int(),
-    }
 
 
 def _pool_queries(rows: Tensor, columns: Columns) -> Tensor:

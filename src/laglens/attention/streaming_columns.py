@@ -131,7 +131,7 @@ class Layout:
     key_column
         Column of each key, special ones in one more.
     special_keys
-        Indices of the special keys.
+        The special keys; a slice if they are neighbours, so that no copy is needed.
     """
 
     moved: bool
@@ -142,7 +142,7 @@ class Layout:
     key_range: slice | None
     key_order: Tensor
     key_column: Tensor
-    special_keys: Tensor
+    special_keys: Tensor | slice
 
     def pool_keys(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Sum over the keys of each column and over special keys: ``(..., key) -> (..., column), (...)``.
@@ -156,7 +156,7 @@ class Layout:
             sums = weights.new_zeros(*weights.shape[:-1], self.n_columns + 1)
             sums.scatter_add_(-1, self.key_column.expand(weights.shape), weights)
             return sums[..., :-1], sums[..., -1]
-        special = weights.index_select(-1, self.special_keys).sum(-1)
+        special = weights[..., self.special_keys].sum(-1)
         if self.key_range is None:
             by_column = weights.index_select(-1, self.key_order).unflatten(-1, (self.n_columns, self.key_tokens))
             return by_column.sum(-1), special
@@ -179,13 +179,16 @@ def layout(columns: Columns, device: torch.device) -> Layout:
         "place": np.argsort(order),
         "key_order": _by_column(key)[: len(in_time)],
         "key_column": np.where(key < 0, n, key),
-        "special_keys": np.flatnonzero(key < 0),
     }
+    special = np.flatnonzero(key < 0)
+    start = int(special[0]) if len(special) else 0
+    together = np.array_equal(special, np.arange(start, start + len(special)))
     return Layout(
         moved=not np.array_equal(order, np.arange(len(order))),
         n_columns=n,
         key_tokens=int(sizes[0]) if (sizes == sizes[0]).all() else 0,
         key_range=slice(first, first + len(in_time)) if round_trip else None,
+        special_keys=slice(start, start + len(special)) if together else torch.from_numpy(special).to(device),
         **{name: torch.from_numpy(array).to(device) for name, array in index.items()},
     )
 

@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from laglens.attention.streaming_columns import Block, Columns, blocks, layout
 from laglens.attention.streaming_products import keep_heap, product
+from laglens.attention.streaming_rollout import Rollout
+from laglens.attention.streaming_statistics import STATISTICS
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-# Numbers held of one block, scores and weights: a CPU keeps them near its cores, a GPU wants few and large products.
-BLOCK_CPU, BLOCK_GPU = 5 * 2**16, 2**27
+# Scores of one block: a CPU keeps them near its cores, a GPU wants few and large products.
+BLOCK_CPU, BLOCK_GPU = 2**19, 2**26
 FEWEST_ROWS = 64  # a product with fewer rows spends its time on rearranging the keys
 HIDDEN = -1e30  # score of a key that only causality hides: with -inf, 0 * -inf would make the entropy NaN
 UNDERFLOW = -1e4  # a score so far below the largest of its row has weight 0 in every dtype
-WINDOW = 64  # keys looked through at a time for the strongest
+
+
+@dataclass
+class Group:
+    """Some heads of some samples, side by side: what enters, and what has been gathered of it.
+
+    Attributes
+    ----------
+    samples
+        How many samples there are.
+    query, key, value
+        ``(part, token, width)`` contiguous, in the working dtype: queries by column and scaled.
+    mask
+        None, or ``(sample, head, query, key)``, any of them 1.
+    output, maps, special_mass, rows
+        ``(part, query by column, ...)``, ``(part, query column, ...)``; see `Pass`.
+    """
+
+    samples: int
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    output: Tensor
+    maps: Tensor
+    special_mass: Tensor
+    rows: dict[str, Tensor]
 
 
 class Pass:
@@ -28,20 +54,20 @@ class Pass:
     Parameters
     ----------
     query, key, value
-        ``(batch, head, token, width)``; `key` and `value` may have fewer heads.
+        ``(sample, head, token, width)``; `key` and `value` may have fewer heads.
     mask
-        None, or ``(batch, head, query, key)``, any of them 1: bool (True is visible) or added to the scores.
+        None, or ``(sample, head, query, key)``, any of them 1: bool (True is visible) or added to the scores.
     rollout
-        None, or the state below this layer, ``(batch, token, reached)``.
+        None, or the state below this layer, ``(sample, token, reached)``.
 
     Attributes
     ----------
     output
-        ``(batch, head, query, value width)``.
+        ``(sample, head, query, value width)``.
     maps, special_mass
-        ``(batch, head, query column, key column)`` and without the last.
+        ``(sample, head, query column, key column)`` and without the last.
     rows
-        Statistics of each row, ``(batch, head, query)``, queries as in `Layout.order`.
+        Statistics of each row, ``(sample, head, query)``.
     rollout
         With the next state, if a state was given.
     """
@@ -62,26 +88,25 @@ class Pass:
     ) -> None:
         self.query, self.key, self.value, self.mask = query, key, value, mask
         self.is_causal, self.scale = is_causal, query.shape[-1] ** -0.5 if scale is None else scale
-        (batch, heads, n, _), m, device = query.shape, key.shape[-2], query.device
+        (samples, heads, n, _), m, device = query.shape, key.shape[-2], query.device
         self.dtype = torch.promote_types(query.dtype, torch.float32)
         self.rollout = None if rollout is None else Rollout(rollout.to(self.dtype), residual)
-        # Only statistics need the scores beside the weights; else the weights take their place.
-        buffers = 2 if statistics else 1
-        budget = (BLOCK_CPU if device.type == "cpu" else BLOCK_GPU) // buffers
+        budget = BLOCK_CPU if device.type == "cpu" else BLOCK_GPU
         self.layout = layout(columns, device)
         self.blocks = blocks(columns, min(n, max(FEWEST_ROWS, budget // m)), self.dtype, device)
         self.heads_at_once = min(heads, max(1, budget // (n * m)))
-        self.samples_at_once = max(1, min(batch, budget // (heads * n * m)))
+        self.samples_at_once = max(1, min(samples, budget // (heads * n * m)))
         most = max(block.stop - block.start for block in self.blocks) * m * self.samples_at_once * self.heads_at_once
-        self._buffers = [self._new(most) for _ in range(buffers)]
+        # Only statistics need the scores beside the weights; else the weights take their place.
+        self._buffers = [self._new(most) for _ in range(2 if statistics else 1)]
         n_query, n_key = columns.in_time
         # As the fused kernels do, so that the heads of a token lie side by side for the layer that follows.
-        self.output = query.new_empty(batch, n, heads, value.shape[-1]).transpose(1, 2)
-        self.maps = self._new(batch, heads, n_query, n_key).zero_()
-        self.special_mass = self._new(batch, heads, n_query).zero_()
+        self.output = query.new_empty(samples, n, heads, value.shape[-1]).transpose(1, 2)
+        self.maps = self._new(samples, heads, n_query, n_key)
+        self.special_mass = self._new(samples, heads, n_query)
         kinds = {"top_key": torch.int32}
         self.rows = {
-            name: torch.empty(batch, heads, n, dtype=kinds.get(name, self.dtype), device=device)
+            name: torch.empty(samples, heads, n, dtype=kinds.get(name, self.dtype), device=device)
             for name in STATISTICS
             if name in statistics
         }
@@ -89,180 +114,130 @@ class Pass:
     def run(self) -> None:
         """Go through the call once."""
         keep_heap()
-        batch, heads = self.query.shape[:2]
+        n_samples, n_heads = self.query.shape[:2]
         # The rollout averages the heads of a block, so it needs all of them before the next block.
-        together = heads if self.rollout is not None else self.heads_at_once
-        for samples in _slices(batch, self.samples_at_once):
-            for group in _slices(heads, together):
-                self._run_group(samples, group)
+        together = n_heads if self.rollout is not None else self.heads_at_once
+        for samples in _slices(n_samples, self.samples_at_once):
+            for heads in _slices(n_heads, together):
+                group = self._group(samples, heads)
+                for block in self.blocks:
+                    self._run_block(group, block, samples)
+                self._keep(group, samples, heads)
 
-    def _run_group(self, samples: slice, heads: slice) -> None:
-        query, key, value = self._prepared(samples, heads)
-        output = self._new(*query.shape[:-1], value.shape[-1])
-        for block in self.blocks:
-            rows = slice(block.start, block.stop)
-            for some in _slices(query.shape[1], self.heads_at_once):
-                at = samples, slice(heads.start + some.start, heads.start + some.stop)
-                weights = self._weigh(query[:, some, rows], key[:, some], block, at)
-                mixed = product(weights.flatten(0, 1), value[:, some, : weights.shape[-1]].flatten(0, 1))
-                output[:, some, rows] = mixed.view(*weights.shape[:-1], -1)
-                if block.in_time:
-                    self._pool(weights, block, at)
-                if self.rollout is not None:
-                    self.rollout.add(weights, first=some.start == 0)
-            if self.rollout is not None:
-                self.rollout.advance(samples, self._tokens(block))
-        self.output[samples, heads] = output.index_select(-2, self.layout.place) if self.layout.moved else output
-
-    def _prepared(self, samples: slice, heads: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Contiguous queries by column, scaled, and keys and values of each query head, all in the working dtype."""
+    def _group(self, samples: slice, heads: slice) -> Group:
         query = self.query[samples, heads].to(self.dtype)
-        query = query.index_select(-2, self.layout.order).mul_(self.scale) if self.layout.moved else query * self.scale
-        key, value = self.key[samples], self.value[samples]
-        shared = self.query.shape[1] // key.shape[1]
-        if shared > 1:
-            index = torch.arange(heads.start, heads.stop, device=key.device) // shared
-            key, value = key[:, index], value[:, index]
-        else:
-            key, value = key[:, heads], value[:, heads]
-        return query.contiguous(), key.to(self.dtype).contiguous(), value.to(self.dtype).contiguous()
+        if self.layout.moved:
+            query = query.index_select(-2, self.layout.order)
+        query = (query * self.scale).flatten(0, 1)
+        key, value = (self._shared(tensor[samples], heads) for tensor in (self.key, self.value))
+        mask = self.mask
+        if mask is not None:
+            mask = mask[samples] if mask.shape[0] > 1 else mask
+            mask = mask[:, heads] if mask.shape[1] > 1 else mask
+        n_query, n_key = self.maps.shape[-2:]
+        return Group(
+            samples=samples.stop - samples.start,
+            query=query,
+            key=key,
+            value=value,
+            mask=mask,
+            output=self._new(*query.shape[:-1], value.shape[-1]),
+            maps=self._new(len(query), n_query, n_key).zero_(),
+            special_mass=self._new(len(query), n_query).zero_(),
+            rows={name: found.new_empty(query.shape[:-1]) for name, found in self.rows.items()},
+        )
 
-    def _weigh(self, query: Tensor, key: Tensor, block: Block, at: tuple[slice, slice]) -> Tensor:
-        """Weights of a block, ``(batch, head, row, visible key)``; notes the statistics of its rows."""
-        visible = min(key.shape[-2], block.highest + 1) if self.is_causal else key.shape[-2]
-        shape = (*query.shape[:-1], visible)
+    def _shared(self, tensor: Tensor, heads: slice) -> Tensor:
+        """Keys or values of each query head, which several may share: ``(part, token, width)`` contiguous."""
+        each = self.query.shape[1] // tensor.shape[1]
+        if each > 1:
+            tensor = tensor[:, torch.arange(heads.start, heads.stop, device=tensor.device) // each]
+        else:
+            tensor = tensor[:, heads]
+        return tensor.to(self.dtype).contiguous().flatten(0, 1)
+
+    def _run_block(self, group: Group, block: Block, samples: slice) -> None:
+        rows, together = slice(block.start, block.stop), self.samples_at_once * self.heads_at_once
+        for part in _slices(len(group.query), together):
+            weights = self._weigh(group, block, part)
+            group.output[part, rows] = product(weights, group.value[part, : weights.shape[-1]])
+            if block.in_time:
+                in_time, special = self.layout.pool_keys(block.pool_queries(weights))
+                group.maps[part, block.columns].add_(in_time)
+                group.special_mass[part, block.columns].add_(special)
+            if self.rollout is not None:
+                self.rollout.add(weights.unflatten(0, (group.samples, -1)), first=part.start == 0)
+        if self.rollout is not None:
+            self.rollout.advance(samples, self._tokens(block))
+
+    def _weigh(self, group: Group, block: Block, part: slice) -> Tensor:
+        """Weights of a block, ``(part, row, visible key)``; notes the statistics of its rows."""
+        rows = slice(block.start, block.stop)
+        query, key = group.query[part, rows], group.key[part]
+        if self.is_causal:
+            key = key[:, : block.highest + 1]
+        shape = (*query.shape[:-1], key.shape[1])
         first, *second = (buffer[: math.prod(shape)].view(shape) for buffer in self._buffers)
-        keys = key[..., :visible, :].flatten(0, 1).transpose(1, 2)
-        scores = product(query.flatten(0, 1), keys, out=first.flatten(0, 1)).view(shape)
-        empty = self._hide(scores, block, at)
+        scores = product(query, key.transpose(1, 2), out=first)
+        empty = self._hide(scores, group, block, part) if self.is_causal or group.mask is not None else None
         weights = torch.softmax(scores, -1, out=second[0] if second else scores)
         if empty is not None:
             weights.masked_fill_(empty, 0.0)
-        for name, found in self.rows.items():
+        for name, found in group.rows.items():
             statistic = STATISTICS[name](scores, weights)
-            if empty is not None:
-                statistic.masked_fill_(empty[..., 0], 0)
-            found[(*at, slice(block.start, block.stop))] = statistic
+            found[part, rows] = statistic if empty is None else statistic.masked_fill_(empty[..., 0], 0)
         return weights
 
-    def _hide(self, scores: Tensor, block: Block, at: tuple[slice, slice]) -> Tensor | None:
-        """Hide keys in place; with a mask, return which rows see no key: ``(batch, head, row, 1)``."""
-        tokens, visible = self._tokens(block), scores.shape[-1]
+    def _hide(self, scores: Tensor, group: Group, block: Block, part: slice) -> Tensor | None:
+        """Hide keys in place; with a mask, return which rows see no key: ``(part, row, 1)``."""
+        mask, visible = group.mask, scores.shape[-1]
         if self.is_causal and block.lowest + 1 < visible:
             late = torch.arange(block.lowest + 1, visible, device=scores.device)
-            rows = self.layout.order[block.start : block.stop]
-            hidden = HIDDEN if self.mask is None else -math.inf
-            scores[..., block.lowest + 1 :].masked_fill_(late > rows[:, None], hidden)
-        if self.mask is None:
+            queries = self.layout.order[block.start : block.stop, None]
+            hidden = HIDDEN if mask is None else -math.inf
+            scores[..., block.lowest + 1 :].masked_fill_(late > queries, hidden)
+        if mask is None:
             return None
-        samples, heads = (part if size > 1 else slice(None) for part, size in zip(at, self.mask.shape))  # noqa: B905
-        mask = self.mask[samples, heads, :, :visible]
-        if mask.shape[-2] > 1:
-            mask = mask[..., tokens, :]
+        mask = mask[..., :visible] if mask.shape[2] == 1 else mask[:, :, self._tokens(block), :visible]
+        # A group in parts is one sample, and its parts are heads.
+        if mask.shape[1] > 1 and len(scores) < mask.shape[1]:
+            mask = mask[:, part]
+        by_head = (
+            scores.view(-1, mask.shape[1], *scores.shape[1:])
+            if mask.shape[1] > 1
+            else scores.view(mask.shape[0], -1, *scores.shape[1:])
+        )
         if mask.dtype == torch.bool:
-            scores.masked_fill_(~mask, -math.inf)
+            by_head.masked_fill_(~mask, -math.inf)
         else:
-            scores += mask
+            by_head += mask
         largest = scores.amax(-1, keepdim=True)
         empty = torch.isneginf(largest)
         # Distances from the largest are finite and exact, also under the huge negative masks of some models.
         scores.sub_(largest.masked_fill_(empty, 0.0)).clamp_(min=UNDERFLOW)
         return empty
 
-    def _pool(self, weights: Tensor, block: Block, at: tuple[slice, slice]) -> None:
-        """Add the rows in time to the map of their columns."""
-        in_time, special = self.layout.pool_keys(block.pool_queries(weights))
-        self.maps[(*at, block.columns)] += in_time
-        if len(self.layout.special_keys):
-            self.special_mass[(*at, block.columns)] += special
-
     def _tokens(self, block: Block) -> slice | Tensor:
         """The queries of a block, as the call counts them."""
         rows = slice(block.start, block.stop)
         return self.layout.order[rows] if self.layout.moved else rows
 
+    def _keep(self, group: Group, samples: slice, heads: slice) -> None:
+        """Put what was gathered of a group in its place, queries in the order of the call."""
+
+        def in_order(rows: Tensor) -> Tensor:
+            return rows.index_select(1, self.layout.place) if self.layout.moved else rows
+
+        found = {name: (self.rows[name], in_order(rows)) for name, rows in group.rows.items()}
+        found["output"] = self.output, in_order(group.output)
+        found |= {"maps": (self.maps, group.maps), "special_mass": (self.special_mass, group.special_mass)}
+        for whole, part in found.values():
+            place = whole[samples, heads]
+            place.copy_(part.view(place.shape))
+
     def _new(self, *shape: int) -> Tensor:
         return torch.empty(*shape, dtype=self.dtype, device=self.query.device)
 
 
-class Rollout:
-    """The attention rollout on its way through one layer, the heads of each block averaged.
-
-    Attributes
-    ----------
-    below, above
-        States below and above the layer, ``(batch, token, reached)``.
-    residual
-        Weight of the residual connection.
-    """
-
-    def __init__(self, below: Tensor, residual: float) -> None:
-        self.below, self.above, self.residual = below, torch.empty_like(below), residual
-        self._total = below.new_empty(0)
-
-    def add(self, weights: Tensor, *, first: bool) -> None:
-        """Sum heads: ``(batch, head, row, visible key)``, some heads of a block at a time."""
-        if not first:
-            self._total += weights.sum(1)
-        elif self._total.shape == weights[:, 0].shape:
-            torch.sum(weights, 1, out=self._total)
-        else:
-            self._total = weights.sum(1)
-
-    def advance(self, samples: slice, tokens: slice | Tensor) -> None:
-        """Set the state of the queries of a block from the heads that were added."""
-        below = self.below[samples]
-        self.above[samples, tokens] = advance_rollout(below, below[:, tokens], self._total, self.residual)
-
-
-def advance_rollout(below: Tensor, stay: Tensor, weights: Tensor, residual: float) -> Tensor:
-    """State of some queries above a layer: w times their own below it, 1 - w times that of the tokens they attend to.
-
-    Parameters
-    ----------
-    below
-        ``(..., token, reached)``.
-    stay
-        Its rows of the queries, ``(..., row, reached)``.
-    weights
-        ``(..., row, key)``, summed over heads; keys may end early. Rows are normalised; a row without mass stays.
-    residual
-        Weight w of the residual connection.
-    """
-    mass = weights.sum(-1, keepdim=True)  # the number of heads, or fewer where a mask leaves heads without a key
-    moved = (weights @ below[..., : weights.shape[-1], :]) / mass
-    return torch.where(mass > 0, stay.lerp(moved, 1 - residual), stay)
-
-
 def _slices(length: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
-
-
-def _effective_keys(scores: Tensor, weights: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(weights, dim=-1).pow_(-2)
-
-
-def _top_key(scores: Tensor, weights: Tensor) -> Tensor:
-    """The first of the largest scores; a maximum per window first, because `argmax` of long rows is slow on a CPU."""
-    n = scores.shape[-1]
-    if n < 2 * WINDOW:
-        return scores.argmax(-1)
-    whole = scores[..., : n // WINDOW * WINDOW].unflatten(-1, (-1, WINDOW)).amax(-1)
-    last = scores[..., -WINDOW:].amax(-1, keepdim=True)
-    start = (torch.cat([whole, last], -1).argmax(-1, keepdim=True) * WINDOW).clamp_(max=n - WINDOW)
-    window = scores.gather(-1, start + torch.arange(WINDOW, device=scores.device))
-    return start[..., 0] + window.argmax(-1)
-
-
-def _entropy(scores: Tensor, weights: Tensor) -> Tensor:
-    """log-sum-exp - sum p s; the log-sum-exp follows from the largest score and its weight. Spends the scores."""
-    log_sum_exp = scores.amax(-1) - weights.amax(-1).log()
-    return (log_sum_exp - scores.mul_(weights).sum(-1)).clamp_(min=0)
-
-
-# The entropy comes last.
-STATISTICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "effective_keys": _effective_keys,
-    "top_key": _top_key,
-    "entropy": _entropy,
-}
