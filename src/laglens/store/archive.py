@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,11 +47,11 @@ class OrderedArchive:
             file.write_bytes(content)
         self._catch_up()
 
-    def finish(self, folder: Path) -> None:
-        """Append the files of a folder in the order of their names, and make the zip durable."""
+    def finish(self, others: Mapping[str, bytes]) -> None:
+        """Append entries that have no place in the order, by name, and make the zip durable."""
         self._catch_up()
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            self._append(file.relative_to(folder).as_posix(), file.read_bytes())
+        for name in sorted(others):
+            self._append(name, others[name])
         self._zip.close()
         self._flush()
 

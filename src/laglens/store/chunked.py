@@ -28,8 +28,8 @@ class ChunkedArray:
 
     Parameters
     ----------
-    store
-        Directory store that holds its metadata.
+    array
+        Its metadata.
     name
         Of the array in the store.
     dims
@@ -41,8 +41,7 @@ class ChunkedArray:
         in zarr, need not be stored.
     """
 
-    def __init__(self, store: Path, name: str, dims: tuple[str, ...], path: Path, keep: Keep) -> None:
-        array = zarr.open_array(store / name, mode="r")
+    def __init__(self, array: zarr.Array, name: str, dims: tuple[str, ...], path: Path, keep: Keep) -> None:
         self.name, self.dims, self.place, self._keep = name, dims, f"{path}: '{name}'", keep
         self.shape, self.chunk, self.dtype = array.shape, array.chunks, array.dtype
         self.fill = np.asarray(array.fill_value, array.dtype)

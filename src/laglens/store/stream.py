@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.storage import MemoryStore
 
 from laglens.errors import LaglensError
 from laglens.store.archive import OrderedArchive
 from laglens.store.chunked import ChunkedArray
 from laglens.store.files import move, plain, workspace
 from laglens.store.layout import CHILDREN, canonical, chunks, encoding, encodings
+
+if TYPE_CHECKING:
+    from zarr.abc.buffer import Buffer
 
 NUMBERS = "fiub"  # kinds of the dtypes that may be awaited
 WAITING = 2  # pieces; the caller stops for the disk beyond them, so memory stays bounded
@@ -64,7 +67,8 @@ class TreeWriter:
     """Takes the nodes and the pieces of one tree; made by `tree_writer`."""
 
     def __init__(self, path: Path, work: Path, children: Sequence[str]) -> None:
-        self.path, self.folder, self.children = path, work / "store", list(children)
+        self.path, self.children = path, list(children)
+        self._known: dict[str, Buffer] = {}  # entries of the store without the chunks of what is awaited
         self._part, waiting = work / "part", work / "waiting"
         waiting.mkdir()
         self._archive = OrderedArchive(self._part, waiting, self._order())
@@ -94,10 +98,7 @@ class TreeWriter:
         if not name and self.children:
             dataset.attrs[CHILDREN] = list(dict.fromkeys(child.split("/")[0] for child in self.children))
         self._nodes[name] = dataset
-        # Mode "a": zarr has made the groups above a child already.
-        dataset.to_zarr(
-            self.folder, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encodings(dataset)
-        )
+        _write(dataset, self._known, name, encodings(dataset))
         self._arrays[name] = self._await(name, awaited) if awaited else {}
         self.write(name, {}, {n: v.values for n, v in ready.items() if v.size})
 
@@ -132,11 +133,13 @@ class TreeWriter:
         for arrays in self._arrays.values():
             for array in arrays.values():
                 array.check_complete()
-        with xr.open_datatree(self.folder, engine="zarr", consolidated=False, chunks=None) as written:
+        # The annotation omits zarr stores.
+        store: Any = MemoryStore(self._known)
+        with xr.open_datatree(store, engine="zarr", consolidated=False, chunks=None) as written:
             back = {node.path.strip("/"): node.to_dataset() for node in written.subtree}
             for name, dataset in self._nodes.items():
                 _verify(dataset, back[name], self.path)
-        self._archive.finish(self.folder)
+        self._archive.finish({name: entry.to_bytes() for name, entry in self._known.items()})
         return self._part
 
     def stop(self) -> None:
@@ -167,35 +170,43 @@ class TreeWriter:
         """Write the metadata of awaited variables as xarray would, without values.
 
         Which coordinates a variable names depends on the whole node, so all of it is written with dimensions of size
-        0, beside the store; a larger shape is then only metadata.
+        0, apart from the store; a larger shape is then only metadata.
         """
         known = self._nodes[node]
-        place, beside = self.folder / node, self.folder.with_name("without_values")
         variables = {str(n): _without_values(v) for n, v in known.data_vars.items()}
         variables |= {n: _without_values(v) for n, v in awaited.items()}
         empty = xr.Dataset(variables, {n: _without_values(v) for n, v in known.coords.items()}, known.attrs)
         chunk = {n: chunks(v.dims, v.shape, np.dtype(v.dtype).itemsize) for n, v in awaited.items()}
-        empty.to_zarr(
-            beside, group=node, zarr_format=3, consolidated=False, encoding={n: encoding(c) for n, c in chunk.items()}
-        )
-        shutil.copy(beside / node / "zarr.json", place)
+        entries: dict[str, Buffer] = {}
+        _write(empty, entries, node, {n: encoding(c) for n, c in chunk.items()})
         arrays = {}
         for name, variable in sorted(awaited.items()):
-            zarr.open_array(beside / node / name, mode="r+").resize(variable.shape)
-            shutil.move(beside / node / name, place)
-            whole = f"{node}/{name}".strip("/")
-            arrays[name] = ChunkedArray(self.folder, whole, variable.dims, self.path, self._archive.put)
-        shutil.rmtree(beside)
+            whole = _join(node, name)
+            array = zarr.open_array(MemoryStore(entries), path=whole)
+            array.resize(variable.shape)
+            arrays[name] = ChunkedArray(array, whole, variable.dims, self.path, self._archive.put)
+        for name in (node, *(_join(node, name) for name in awaited)):
+            self._known[_join(name, "zarr.json")] = entries[_join(name, "zarr.json")]
         return arrays
 
     def _refuse_misfits(self, node: str, awaited: Mapping[str, Awaited], sizes: dict[Any, int]) -> None:
         for name, variable in awaited.items():
-            place = f"{self.path}: '{f'{node}/{name}'.strip('/')}' cannot be awaited"
+            place = f"{self.path}: '{_join(node, name)}' cannot be awaited"
             if not variable.dims or np.dtype(variable.dtype).kind not in NUMBERS:
                 raise LaglensError(f"{place}: only numbers with dims are, not {variable.dtype} {variable.shape}")
             for dim, size in zip(variable.dims, variable.shape, strict=True):
                 if sizes.setdefault(dim, size) != size:
                     raise LaglensError(f"{place}: its {dim} has {size} values, that of its node {sizes[dim]}")
+
+
+def _write(dataset: xr.Dataset, entries: dict[str, Buffer], node: str, encoding: dict[str, Any]) -> None:
+    """Write a group that may exist: zarr makes those above a child."""
+    options: dict[str, Any] = {"group": node, "mode": "a", "zarr_format": 3, "consolidated": False}
+    dataset.to_zarr(MemoryStore(entries), **options, encoding=encoding)
+
+
+def _join(node: str, name: str) -> str:
+    return f"{node}/{name}" if node else name
 
 
 def _without_values(variable: xr.DataArray | Awaited) -> xr.Variable:
