@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -156,7 +157,10 @@ class ViTimeForecaster(Forecaster):
 
     def complete(self, picture: Tensor) -> Tensor:
         """Picture of the history to that of history and horizon, before the activation: ``(batch, row, column)``."""
-        patches = self.patch_embed(picture[:, None].to(self.cls_token)).flatten(2).transpose(1, 2)
+        patches = F.unfold(picture[:, None].to(self.cls_token), self.patch, stride=self.patch).transpose(1, 2)
+        # As a product: on a GPU, torch rounds the operands of convolutions to 10 bits unless told otherwise.
+        weight, bias = (self.get_parameter(f"patch_embed.proj.{name}") for name in ("weight", "bias"))
+        patches = F.linear(patches, weight.flatten(1), bias)
         cls = self.cls_token + self.pos_embed[:, :1]
         hidden = torch.cat([cls.expand(len(patches), -1, -1), patches + self.pos_embed[:, 1:]], 1)
         for block in self.blocks:
