@@ -3,6 +3,7 @@ from .attention.calls import Reading as Reading
 from .attention.capture import AttentionCapture as AttentionCapture
 from .attention.capture import read_attention as read_attention
 from .attention.cube import attention_tree as attention_tree
+from .attention.pictures import image_attention as image_attention
 from .attribution.agreement import agree_with_attention as agree_with_attention
 from .attribution.cuts import matched_cuts as matched_cuts
 from .attribution.effects import paired_effect as paired_effect
@@ -61,6 +62,7 @@ from .signals.probes import swap_periods as swap_periods
 from .signals.windows import windows as windows
 from .store import read_card as read_card
 from .store import read_dataset as read_dataset
+from .store import read_image as read_image
 from .store import read_table as read_table
 from .store import read_tree as read_tree
 from .store import read_weights as read_weights

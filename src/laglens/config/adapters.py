@@ -76,7 +76,9 @@ class TimmModel(AdaptedModel):
     architecture: Literal["timm"]
     name: str = Field(description="timm's name of the model; `architecture: timm:NAME` is short for it")
     checkpoint: str | None = Field(None, description=CHECKPOINT + "; null: random weights")
-    channels: Literal[1, 3] = Field(3, description="colour channels of the picture")
+    colours: Literal[1, 3] = Field(3, description="colour channels of the picture")
+    drawing: Literal["line", "raster"] = Field("line", description="a curve, or columns of one grey")
+    config: dict[str, Any] = Field({}, description="keyword arguments of timm's model, such as `img_size`")
     history: PositiveInt = Field(224, description="samples the picture shows")
     horizon: Literal[0] = Field(0, description="it does not forecast")
     seed: int = Field(0, ge=0, description="of random weights")
@@ -86,10 +88,17 @@ class VisionTSModel(AdaptedModel):
     """VisionTS: a masked autoencoder that completes a picture of the series folded by its period."""
 
     architecture: Literal["visionts"]
-    checkpoint: str = Field(description=CHECKPOINT)
-    period: PositiveFloat = Field(description="samples of one cycle, by which the series is folded")
+    checkpoint: str | None = Field(None, description=CHECKPOINT + "; null: random weights")
+    period: PositiveInt = Field(description="samples of one cycle, by which the series is folded")
     history: PositiveInt = Field(description="samples the model sees")
     horizon: PositiveInt = Field(description="samples it forecasts")
+    norm_const: PositiveFloat = Field(0.4, description="standard deviation of the picture's pixels")
+    align_const: float = Field(0.4, gt=0, le=1, description="how much of its width by length the history fills")
+    interpolation: Literal["bilinear", "nearest", "bicubic"] = Field("bilinear", description="how it is stretched")
+    config: dict[str, Any] = Field(
+        {}, description="sizes of the autoencoder; with `checkpoint` the numbers of heads, where not a published size"
+    )
+    seed: int = Field(0, ge=0, description="of random weights")
 
 
 class FactoryModel(AdaptedModel):

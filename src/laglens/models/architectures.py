@@ -17,6 +17,8 @@ ARCHITECTURES = {
     "autoformer": ("autoformer", "AutoformerForecaster"),
     "timesfm": ("timesfm", "TimesFMForecaster"),
     "vitime": ("vitime", "ViTimeForecaster"),
+    "timm": ("timm_vit", "TimmTransformer"),
+    "visionts": ("visionts", "VisionTSForecaster"),
 }
 
 NO_ATTENTION = "it has no attention"

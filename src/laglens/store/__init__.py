@@ -6,6 +6,7 @@ a JSON card; tables are CSV. Every file appears under its name complete and dura
 
 from laglens.store.files import write_bytes as write_bytes
 from laglens.store.files import write_json as write_json
+from laglens.store.images import read_image as read_image
 from laglens.store.stream import Awaited as Awaited
 from laglens.store.stream import TreeWriter as TreeWriter
 from laglens.store.stream import tree_writer as tree_writer
