@@ -18,6 +18,12 @@ from laglens.models.registry import build_model
 HALF = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Biases of the models are drawn when they are built."""
+    torch.manual_seed(0)
+
+
 def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32).to(dtype)
 

@@ -29,6 +29,12 @@ from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack, TokenMap
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Biases of the models are drawn when they are built."""
+    torch.manual_seed(0)
+
+
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -145,6 +151,13 @@ def test_training_mode_is_refused() -> None:
     model.eval()[1].train()
     with pytest.raises(LaglensError, match=r"training mode \(1\)"), AttentionCapture(model):
         pass
+
+
+def test_a_compiled_model_is_refused_where_torch_cannot_step_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch 2.6 a compiled model would be compiled again, with the capture in it or without."""
+    model = nn.Sequential(torch.compile(FusedAttention(), backend="eager")).eval()
+    monkeypatch.delattr(torch.compiler, "set_stance")
+    assert refusal(model).startswith("0 is compiled by torch.compile")
 
 
 def test_dropout_in_evaluation_mode_is_refused() -> None:

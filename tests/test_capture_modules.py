@@ -14,6 +14,12 @@ from torch.utils.checkpoint import checkpoint
 from laglens.attention.capture import AttentionCapture, read_attention
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Biases of the models are drawn when they are built."""
+    torch.manual_seed(0)
+
+
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -82,15 +88,18 @@ BUILDS = {
     "zero key": {"add_zero_attn": True},
 }
 MASKS = ("none", "padding", "float", "bool per head", "causal")
+# Torch shows an added key to all queries of a causal call if it is asked for weights, and to none otherwise.
+FORMS = [
+    (build, mask)
+    for build, mask in itertools.product(BUILDS, MASKS)
+    if mask != "causal" or build not in ("bias keys", "zero key")
+]
 
 
-@pytest.mark.parametrize("build", BUILDS)
-@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(("build", "mask"), FORMS)
 @pytest.mark.parametrize("layout", ["batch first", "sequence first", "unbatched"])
 def test_multihead_attention_in_every_form(build: str, mask: str, layout: str) -> None:
     """The caller gets what it asked for, and the record holds every head."""
-    if mask == "causal" and build in ("bias keys", "zero key"):
-        pytest.skip("torch shows the added key to all queries if asked for weights, to none otherwise")
     attention = sharpen(nn.MultiheadAttention(8, 2, batch_first=layout != "sequence first", **BUILDS[build]))
     widths = (8, 8, 8) if build != "other widths" else (8, 6, 10)
     inputs = [drawn(*(() if layout == "unbatched" else (3,)), 7, width, seed=i) for i, width in enumerate(widths)]

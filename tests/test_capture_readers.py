@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from attention_models import EagerAttention, FusedAttention
 from models import sharpen
@@ -12,6 +13,12 @@ from torch import nn
 from laglens.attention.calls import AttentionCall, Reading
 from laglens.attention.capture import AttentionCapture, read_attention
 from laglens.attention.weights import attention_weights, weights_of
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Biases of the models are drawn when they are built."""
+    torch.manual_seed(0)
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

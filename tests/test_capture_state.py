@@ -18,6 +18,12 @@ from laglens.errors import LaglensError
 X = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Biases of the models are drawn when they are built."""
+    torch.manual_seed(0)
+
+
 def nothing_remains(model: nn.Module) -> bool:
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     patched = F.scaled_dot_product_attention is not torch._C._nn.scaled_dot_product_attention

@@ -3,6 +3,9 @@
 Public names are listed in the stub beside this file and loaded on first use.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+try:
+    import lazy_loader
+except ImportError:
+    pass  # `laglens.attention.capture` also runs where a model brings no more than torch and numpy
+else:
+    __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

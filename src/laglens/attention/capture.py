@@ -23,7 +23,7 @@ from laglens.attention.kernels import MHA, SDPA, bind_mha, handed_back, inner_sd
 from laglens.attention.modules import RunningModules
 from laglens.attention.records import Records, check_output
 from laglens.attention.softmax import PRODUCT, SOFTMAX, TOPK, FollowedSoftmax, masked_softmax, over_keys
-from laglens.attention.weights import DenseReader, as_computed, deviation, weights_of, without_autocast
+from laglens.attention.weights import DenseReader, as_computed, deviation, weights_of, without_autocast, zero_if_empty
 from laglens.errors import LaglensError
 
 OTHER_KERNEL = re.compile(r"attn|attention", re.IGNORECASE)
@@ -61,11 +61,12 @@ def read_attention(
     except UnknownSoftmaxError:
         if clean is not None:
             raise
-        _, clean = read_attention(model, *inputs, certify=False, not_attention=not_attention, **options)
-        return read_attention(model, *inputs, clean=clean, **settings, **options)
-    capture.check()
-    check_output(model, output)
-    return output, capture
+    else:
+        capture.check()
+        check_output(model, output)
+        return output, capture
+    _, clean = read_attention(model, *inputs, certify=False, not_attention=not_attention, **options)
+    return read_attention(model, *inputs, clean=clean, **settings, **options)
 
 
 class UnknownSoftmaxError(LaglensError):
@@ -114,12 +115,12 @@ class AttentionCapture(TorchFunctionMode):
         # Softmax results that are attention, by module and their number in it, with the index of the call.
         self._confirmed: dict[tuple[str, int], int] = {}
         self._expected = dict(clean._confirmed) if clean else {}
-        self._handlers: dict[Callable, Callable | None] = {SDPA: self._sdpa, MHA: self._mha}
-        self._handlers |= dict.fromkeys(SOFTMAX, self._softmaxed) | dict.fromkeys(TOPK, self._top)
+        self._handlers: dict[Callable, Callable | None] = {}
 
     def __enter__(self) -> AttentionCapture:
-        self._modules.refuse_training()
         refuse_patched()
+        self._handlers = {SDPA: self._sdpa, MHA: self._mha}
+        self._handlers |= dict.fromkeys(SOFTMAX, self._softmaxed) | dict.fromkeys(TOPK, self._top)
         with ExitStack() as undo:
             undo.callback(self._softmax.drop)
             undo.callback(self._modules.detach)
@@ -132,6 +133,9 @@ class AttentionCapture(TorchFunctionMode):
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
         self._undo.close()
+        # Without reference to itself a capture is gone, and its arrays with it, as soon as nobody holds it.
+        self._handlers = {}
+        self.__dict__.pop("_last", None)
 
     @property
     def records(self) -> list[Record]:
@@ -214,18 +218,8 @@ class AttentionCapture(TorchFunctionMode):
                 "let it pass dropout_p only while training"
             )
         selected = self._softmax.chosen(module, query.shape[:-1])
-        call = AttentionCall(
-            module,
-            self._records.calls[module],
-            source,
-            query,
-            key,
-            value,
-            attn_mask,
-            is_causal,
-            scale,
-            selected=selected,
-        )
+        place = module, self._records.calls[module], source
+        call = AttentionCall(*place, query, key, value, attn_mask, is_causal, scale, selected=selected)
         return self._attend(self.edit(call) if self.edit else call, partial(run_sdpa, func, grouped=enable_gqa))
 
     def _attend(self, call: AttentionCall, kernel: Callable[[AttentionCall], Tensor]) -> Tensor:
@@ -236,7 +230,7 @@ class AttentionCapture(TorchFunctionMode):
             reading = self.reader.read(read) or Reading()
         output, error = reading.output, None
         if output is None or self.certify:
-            expected = kernel(call)
+            expected = kernel(call) if self.edit is None else zero_if_empty(kernel(call), call)
             with without_autocast(device):
                 error = deviation(read, reading, expected) if self.certify else None
             output = expected if output is None else output

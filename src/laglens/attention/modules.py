@@ -41,17 +41,9 @@ class RunningModules:
         """The innermost running module; "" is the model itself."""
         return self._stack[-1] if self._stack else ""
 
-    def refuse_training(self) -> None:
-        """Raise `LaglensError` if a module is in training mode."""
-        training = [name or self.kind(name) for name, module in self.modules.items() if module.training]
-        if training:
-            raise LaglensError(
-                f"the model is in training mode ({listed(training)}), so attention is seen after dropout; "
-                "call model.eval() first"
-            )
-
     def attach(self) -> None:
-        """Register the hooks."""
+        """Register the hooks; raise `LaglensError` if modules are in training mode, or compiled for good."""
+        self._refuse()
         try:
             for name, module in self._callers():
                 self._hooks.append(module.register_forward_pre_hook(self._enters(name)))
@@ -65,6 +57,24 @@ class RunningModules:
         while self._hooks:
             self._hooks.pop().remove()
         self._stack.clear()
+
+    def _refuse(self) -> None:
+        wrapped = [name for name, module in self.modules.items() if hasattr(module, "_orig_mod")]
+        if wrapped and not hasattr(torch.compiler, "set_stance"):
+            raise LaglensError(
+                f"{listed(wrapped)} is compiled by torch.compile, which steps aside from torch 2.6 on only: read the "
+                "module it was made from (_orig_mod)"
+            )
+        training = [
+            name or self.kind(name)
+            for name, module in self.modules.items()
+            if module.training and name not in wrapped  # a wrapper keeps a mode of its own
+        ]
+        if training:
+            raise LaglensError(
+                f"the model is in training mode ({listed(training)}), so attention is seen after dropout; "
+                "call model.eval() first"
+            )
 
     def attention(self) -> set[str]:
         """Names of the innermost modules that ran and are attention by the name of their class, or by compiled code."""

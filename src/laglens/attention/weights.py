@@ -110,6 +110,12 @@ def empty_queries(call: AttentionCall) -> Tensor | None:
     return (mask <= torch.finfo(mask.dtype).min / 2).all(-1)
 
 
+def zero_if_empty(output: Tensor, call: AttentionCall) -> Tensor:
+    """The output of a kernel, 0 where it is NaN for want of a visible key, as it is before torch 2.5."""
+    empty = empty_queries(call)
+    return output if empty is None else output.masked_fill(empty[..., None] & output.isnan(), 0.0)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """Scores and certificates in their own precision, whatever the model computes in."""
     if _autocast_dtype(device.type) is None:
