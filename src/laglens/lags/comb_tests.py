@@ -83,8 +83,8 @@ def comb_test(
     Returns
     -------
     xr.DataTree
-        One node per stack that reads the history for the forecast, ``(layer, head, period)``: ``contrast`` (log
-        ratio), ``control_mean``, ``z``, ``p`` of the head alone, ``p_family`` over all heads of all stacks and all
+        One node per stack that reads the history for the forecast, ``(layer, head, period)``: ``contrast`` (of log(1 +
+        ratio)), ``control_mean``, ``z``, ``p`` of the head alone, ``p_family`` over all heads of all stacks and all
         periods (exact pooled maximum), ``q`` (Benjamini-Hochberg, for exploration). Attributes: ``part``, ``null``,
         ``n_windows``, ``n_controls``, ``smallest_p``, ``not_testable`` (reason by period).
 

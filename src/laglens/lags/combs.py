@@ -9,7 +9,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from laglens.errors import LaglensError
-from laglens.lags.bands import ROUNDING
 from laglens.lags.testability import REFUSED, testability
 
 Array = NDArray[np.float64]
@@ -21,7 +20,7 @@ def comb_weights(lag: Array, period: float) -> Array:
 
     .. math:: C(P) = \frac{1}{K} \sum_{k=1}^{K} L(kP) - \tfrac{1}{2} [L((k - \tfrac12) P) + L((k + \tfrac12) P)]
 
-    with :math:`L` the log of the ratio to uniform, linear between lags. The two gaps beside a tooth have its mean lag,
+    with :math:`L` the log of 1 + the ratio to uniform, linear between lags. The two gaps beside a tooth have its mean lag,
     so a straight trend of L cancels. A tooth counts when both its gaps lie within the axis.
 
     Parameters
@@ -55,9 +54,9 @@ def _at(lag: Array, where: float) -> Array:
 
 
 def comb_contrast(ratio: xr.DataArray, periods: Sequence[float], *, step: float | None = None) -> xr.DataArray:
-    """Mean log ratio on the multiples of each period minus that on the lags halfway between them.
+    """Mean log(1 + ratio) on the multiples of each period minus that on the lags halfway between them.
 
-    (..., lag) -> (..., period), natural log: 0.69 is twice the attention on the comb. Past lags only.
+    (..., lag) -> (..., period), natural log. Past lags only.
 
     Parameters
     ----------
@@ -92,7 +91,7 @@ def comb_contrast(ratio: xr.DataArray, periods: Sequence[float], *, step: float 
     leading = [dim for dim in ratio.dims if dim != "lag"]
     coords = {name: coord for name, coord in ratio.coords.items() if set(coord.dims) <= set(leading)}
     coords["period"] = xr.Variable("period", np.asarray(periods, float), {"units": "input samples"})
-    attrs = {"long_name": "comb contrast", "units": "log ratio"}
+    attrs = {"long_name": "comb contrast", "units": "log(1 + ratio)"}
     return xr.DataArray(contrast, dims=(*leading, "period"), coords=coords, name="contrast", attrs=attrs)
 
 
@@ -113,5 +112,9 @@ def comb_guards(ratio: xr.DataArray, period: float, *, step: float | None = None
 
 
 def log_ratio(ratio: NDArray) -> Array:
-    """Natural log of a ratio to uniform, not below what float16 maps can tell from 0."""
-    return np.log(np.maximum(np.asarray(ratio, np.float64), ROUNDING))
+    """Natural log of 1 + ratio to uniform: weights far under uniform are all alike, however far.
+
+    The plain log would see mostly those: a sharp head has them everywhere but at one lag, rippled by its position code
+    over several powers of ten.
+    """
+    return np.log1p(np.asarray(ratio, np.float64))
