@@ -178,6 +178,27 @@ def test_a_copy_runs_with_its_own_weights():
     assert twin.network.model.encoder.layers[0].self_attn.forward.__func__ is delay_attention
 
 
+def test_an_intervention_in_the_weights_reaches_the_forecast():
+    """A cut of the delay that matters most to the first query of each layer; the comparison stays silent."""
+    model = tiny("autoformer")
+    history = histories(model)
+    forecast, clean = read_attention(model, history)
+
+    def cut(call):
+        edges = torch.zeros(call.shape, dtype=torch.bool)
+        edges[0, int(call.weights[0, 0, 0].argmax())] = True
+        return call.without(edges)
+
+    changed, capture = read_attention(model, history, edit=cut, clean=clean)
+    assert (changed - forecast).abs().max() > 1e-3
+    for record, before in zip(capture.records, clean.records, strict=True):
+        torch.testing.assert_close(record.weights.sum(-1), torch.ones_like(record.weights.sum(-1)))
+        strongest = before.weights[0, 0, 0].argmax()
+        assert record.module != "network.model.encoder.layers.0.self_attn" or record.weights[0, 0, 0, strongest] == 0
+    unchanged, _ = read_attention(model, history, edit=lambda call: call, clean=clean)
+    torch.testing.assert_close(unchanged, forecast, rtol=0, atol=0)
+
+
 def test_all_delays_at_once_are_no_selected_queries():
     """As many delays as times: their indices look like those of selected queries, but are not."""
     changes = {"context_length": 12, "label_length": 6, "autocorrelation_factor": 5}

@@ -123,11 +123,19 @@ def delay_attention(
     """
     query, key, value = _aligned(attention, hidden_states, key_value_states)
     n_delays = int(attention.autocorrelation_factor * math.log(value.shape[-2]))
-    scores = delay_operator(_largest(circular_correlation(query, key), n_delays))
-    mixed = torch.matmul(torch.softmax(scores[:, None], -1), value)
-    output = attention.out_proj(mixed.transpose(1, 2).flatten(2))
-    _certify(attention, output, hidden_states, key_value_states)
+    scores = delay_operator(_largest(circular_correlation(query, key), n_delays))[:, None]
+    output = _merged(attention, torch.softmax(scores, -1), value)
+    with torch.no_grad():
+        # Computed apart, where an intervention in the weights above does not reach.
+        found = _merged(attention, torch.ops.aten.softmax(scores[:1], -1), value[:1])
+        first = [tokens if tokens is None else tokens[:1] for tokens in (hidden_states, key_value_states)]
+        _certify(found, type(attention).forward(attention, *first)[0])
     return output, None
+
+
+def _merged(attention: Any, weights: Tensor, value: Tensor) -> Tensor:
+    """Output of a layer from the weights of its heads, ``(batch, head, query, key)``."""
+    return attention.out_proj(torch.matmul(weights, value).transpose(1, 2).flatten(2))
 
 
 def _aligned(attention: Any, queries: Tensor, others: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,10 +156,8 @@ def _aligned(attention: Any, queries: Tensor, others: Tensor | None) -> tuple[Te
     return query, key[..., :n, :], value[..., :n, :]
 
 
-@torch.no_grad()
-def _certify(attention: Any, output: Tensor, queries: Tensor, keys: Tensor | None) -> None:
-    own, _ = type(attention).forward(attention, queries[:1], None if keys is None else keys[:1])
-    error = (output[:1] - own).abs().max() / own.abs().max().clamp_min(1e-12)
+def _certify(found: Tensor, own: Tensor) -> None:
+    error = (found - own).abs().max() / own.abs().max().clamp_min(1e-12)
     if error > TOLERANCE:  # NaN is for the capture to explain
         raise LaglensError(
             f"Autoformer: the operator of a layer does not reproduce the output of transformers (relative error "
