@@ -1,15 +1,23 @@
 """Token-to-time reduction: mass is conserved, identities, the published demo's mean."""
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
-from models import tiny
+from stage_models import Channels, Decoding, Picture, Small, Sparse, small
 
-from laglens.attention.cube import attention_tree, token_coordinates
+from laglens.attention.coordinates import token_coordinates
+from laglens.attention.cube import attention_tree
 from laglens.errors import LaglensError
+from laglens.lags.alike import require_alike
 from laglens.models.tokens import HISTORY, HORIZON, SPECIAL, TokenMap
+from laglens.signals.windows import windows
+from laglens.store import opened_tree, read_tree, tree_writer, write_tree
+from laglens.time import reduce
 from laglens.time.controls import control_time_tree
-from laglens.time.reduce import average_windows, stack_replicates, to_time
+from laglens.time.reduce import time_into, to_time
 
 
 def grid_map(rows: int, columns: int, special: int, step: float = 16.0) -> TokenMap:
@@ -90,31 +98,71 @@ def test_a_model_without_time_tokens_and_an_unknown_normalisation_are_refused() 
         to_time(token_tree(random_rows(1, 1, 1, 9, 9), grid_map(1, 9, 0)), normalisation="max")
 
 
-@pytest.mark.parametrize("architecture", ["image", "encoder"])
-def test_controls_are_the_mean_maps_of_their_windows(architecture: str) -> None:
-    model = tiny(architecture)
+@pytest.mark.parametrize("normalisation", ["mass", "mean"])
+def test_a_cube_on_disk_is_reduced_piece_by_piece(
+    normalisation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cube need not fit in memory: what is read at once does not grow with it."""
+    tokens = grid_map(3, 8, 1)
+    tree = token_tree(random_rows(7, 2, 4, len(tokens), len(tokens)), tokens)
+    tree["encoder"]["attention"] = tree["encoder"]["attention"].astype("float16")
+    whole = to_time(tree, normalisation=normalisation)
+    write_tree(tree, tmp_path / "attention.zarr.zip")
+    read: list[int] = []
+    loaded = reduce._loaded
+
+    def note(*args, **options):
+        values = loaded(*args, **options)
+        read.append(values.size * 4)
+        return values
+
+    matrix = 4 * len(tokens) ** 2
+    monkeypatch.setattr(reduce, "_loaded", note)
+    monkeypatch.setattr(reduce, "PIECE", 3 * matrix)
+    with (
+        opened_tree(tmp_path / "attention.zarr.zip") as cube,
+        tree_writer(tmp_path / "time.zarr.zip", ["encoder"]) as w,
+    ):
+        time_into(w, cube, normalisation=normalisation)
+    assert max(read) <= 3 * matrix < tree["encoder"]["attention"].size * 4 / 10
+    written = read_tree(tmp_path / "time.zarr.zip")
+    xr.testing.assert_identical(written, whole)
+
+
+@pytest.mark.parametrize("normalisation", ["mass", "mean"])
+@pytest.mark.parametrize("kind", [Small, Picture, Channels, Decoding, Sparse])
+def test_controls_are_the_mean_maps_of_their_windows(kind: type[Small], normalisation: str) -> None:
+    model = small(kind).double()
     length, n = model.history + model.horizon, 3
-    values = np.random.default_rng(0).normal(size=(50, 1, length + n - 1)).cumsum(-1)
+    shape = (22, model.channels, length + n - 1)
+    values = np.random.default_rng(0).normal(size=shape).cumsum(-1)
     control = xr.Dataset({"value": (("replicate", "sample", "time"), values)}, attrs={"control": "ar1"})
 
     def cut(value: xr.DataArray) -> xr.Dataset:
-        series = np.lib.stride_tricks.sliding_window_view(value.values[0], length)
-        return xr.Dataset({"series": (("sample", "time"), series)})
+        return windows(value, model.history, model.horizon, n, channels=model.channels)
 
-    tree = control_time_tree(model, control, cut)
-    assert tree["encoder"].sizes["sample"] == 50
-    assert tree.attrs["control"] == "ar1" and tree.attrs["n_windows"] == n
-    for r in (0, 42, 49):
-        alone = to_time(attention_tree(model, cut(control["value"][r]), dtype="float32"))
+    tree = control_time_tree(model, control, cut, normalisation=normalisation)
+    assert tree.attrs["control"] == "ar1" and tree.attrs["n_windows"] == n * model.channels
+    assert tree.attrs["certificate"]["captured"] == tree.attrs["certificate"]["found"]
+    for r in (0, 20, 21):
+        attention = attention_tree(model, cut(control["value"][r]), dtype="float32", statistics=())
+        alone = to_time(attention, normalisation=normalisation)
+        require_alike(alone, tree, ("the signal", "the control"))
         for name, node in alone.children.items():
-            mean = node["attention"].mean("sample")
+            assert tree[name].sizes["sample"] == 22
             assert tree[name]["attention"].dtype == np.float16
-            np.testing.assert_allclose(tree[name]["attention"][r], mean, rtol=1e-3, atol=1e-6)
+            mean = node["attention"].mean("sample")
+            np.testing.assert_allclose(tree[name]["attention"][r], mean, rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(tree[name]["special_mass"][r], node["special_mass"].mean("sample"), atol=1e-5)
 
 
-def test_stacked_replicates_keep_their_order() -> None:
-    tokens = grid_map(1, 5, 0)
-    trees = [average_windows(to_time(token_tree(random_rows(2, 1, 1, 5, 5, seed=s), tokens))) for s in range(3)]
-    stacked = stack_replicates(trees)
-    for s, tree in enumerate(trees):
-        np.testing.assert_array_equal(stacked["encoder"]["attention"][s], tree["encoder"]["attention"][0])
+def test_controls_may_be_cut_anywhere_by_the_batches() -> None:
+    """A replicate that begins in one batch and ends in another is the same."""
+    model = small(Picture)
+    values = np.random.default_rng(0).normal(size=(5, 1, 90)).cumsum(-1)
+    control = xr.Dataset({"value": (("replicate", "sample", "time"), values)})
+    cut = partial(windows, history=model.history, horizon=model.horizon, n=4)
+    whole = control_time_tree(model, control, cut)
+    in_parts = control_time_tree(model, control, cut, memory_gb=3.5e-4)
+    for name, node in whole.children.items():
+        np.testing.assert_allclose(in_parts[name]["attention"], node["attention"], rtol=1e-3, atol=1e-6)

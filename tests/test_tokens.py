@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from laglens.attention.cube import token_coordinates
+from laglens.attention.coordinates import token_coordinates
 from laglens.lags.measure import measure_lags
 from laglens.lags.pairs import PairTable
 from laglens.lags.profiles import lag_profile
 from laglens.models.tokens import HISTORY, HORIZON, SPECIAL, TokenMap
-from laglens.time.reduce import average_windows, stack_replicates, to_time
+from laglens.time.reduce import to_time
 
 FEW = settings(max_examples=150, deadline=None)
 
@@ -268,15 +268,13 @@ def test_a_planted_lag_is_measured_and_stands_out(name: str) -> None:
     tokens, by = MAPS[name], 5
     rng = np.random.default_rng(3)
 
-    def windows(strength: float) -> xr.DataTree:
-        logits = strength * (shifted(tokens, by) > 0) + 0.5 * rng.standard_normal((4, 1, 2, len(tokens), len(tokens)))
-        weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-        tree = to_time(tree_of(weights, tokens, tokens, 160, 64))
-        tree["encoder"].coords["sample"] = np.arange(4)
-        return tree
+    def maps(strength: float, samples: int, windows: int) -> xr.DataTree:
+        shape = (samples, windows, 1, 2, len(tokens), len(tokens))
+        logits = strength * (shifted(tokens, by) > 0) + 0.5 * rng.standard_normal(shape)
+        weights = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).mean(1)
+        return to_time(tree_of(weights, tokens, tokens, 160, 64))
 
-    control = stack_replicates([average_windows(windows(0)) for _ in range(39)])
-    lags = measure_lags(windows(2), control)["encoder"]
+    lags = measure_lags(maps(2, 4, 1), maps(0, 39, 4))["encoder"]
     ratio, limit = (lags[v].sel(part="horizon->history") for v in ("ratio", "limit"))
     assert (ratio.idxmax("lag") == 20).all()
     assert (ratio.sel(lag=20) > limit.sel(lag=20)).all()

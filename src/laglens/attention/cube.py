@@ -1,52 +1,39 @@
-"""Run a model on windows of a signal and keep its attention as labelled cubes."""
+"""Run a model on windows of a signal and keep its attention as labelled cubes, over tokens or over time columns."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
-from torch import Tensor
 
-from laglens.attention.calls import Record
-from laglens.attention.capture import read_attention
+from laglens.attention.assembly import Place, layer_arrays, records_of
+from laglens.attention.batches import Ran, choose_store, run_batches
+from laglens.attention.calls import Reader
+from laglens.attention.nodes import Nodes
+from laglens.attention.readers import StackReader, StepReader, TokenReader, chain_reader, chains, is_square, time_reader
+from laglens.attention.sinks import InMemory, Sink
+from laglens.attention.streaming import Columns
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster
-from laglens.models.tokens import PARTS, Stack, TokenMap
-from laglens.progress import track
+from laglens.models.tokens import Stack
 from laglens.signals.windows import histories
 
-CUBE = ("sample", "layer", "head", "query", "key")
-ROW = CUBE[:-1]
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
+STORES = ("tokens", "time", "auto")
+STATISTICS = ("entropy", "effective_keys", "top_key")
+GIGABYTE = 1e9
 
 
-def attention_tree(
-    model: Forecaster,
-    windows: xr.Dataset,
-    *,
-    dtype: str = "float16",
-    batch: int = 32,
-    statistics: bool = True,
-    device: torch.device | str = "cpu",
-    attrs: dict[str, Any] | None = None,
-) -> xr.DataTree:
-    """Capture the attention of `model` on every window.
+def attention_tree(model: Forecaster, windows: xr.Dataset, **options: Any) -> xr.DataTree:
+    """Capture the attention of `model` on every window, in memory.
 
     Parameters
     ----------
-    model
-        In evaluation mode, with ``history``, ``horizon`` and ``stacks`` (see `laglens.models.registry`).
-    windows
-        ``series (sample, time)``: history, then horizon (NaN where it is not known).
-    dtype
-        Of the stored weights, ``float16`` or ``float32``. Row statistics always come from float32.
-    batch
-        Windows per forward pass.
-    statistics
-        Whether to keep the row statistics.
+    model, windows, options
+        See `attention_into`.
 
     Returns
     -------
@@ -55,89 +42,122 @@ def attention_tree(
         ``attention (sample, layer, head, query, key)``, rows summing to 1 over the visible keys, and per row
         ``entropy`` (nats), ``effective_keys`` (1 / sum of squares), ``top_key`` (index of the strongest key).
 
+        A node with the attribute ``store: time`` has time columns on both axes; rows and their ``special_mass`` sum to
+        1, and the statistics of all token rows run over ``token``.
+
+        With `rollout`, ``rollout (sample, layer, query, key)`` over time columns, up to and including each layer, and
+        ``rollout_special``, what of it rests on special tokens, in nodes whose queries and keys are the same tokens.
+        ``selected`` marks the queries of a sparse attention whose rows the model computed; the others are even.
+        With several channels all variables have a dim ``channel`` after ``sample``.
+
     Raises
     ------
     LaglensError
-        The history holds NaN, or the capture is incomplete (see `laglens.attention.capture.read_attention`).
+        As `attention_into`.
     """
-    history = histories(windows, model.history)
+    sink = InMemory()
+    attention_into(sink, model, windows, **options)
+    return sink.tree
+
+
+def attention_into(
+    sink: Sink,
+    model: Forecaster,
+    windows: xr.Dataset,
+    *,
+    store: str = "auto",
+    dtype: str = "float16",
+    memory_gb: float = 2.0,
+    batch: int | None = None,
+    statistics: Sequence[str] = STATISTICS,
+    rollout: bool = False,
+    device: torch.device | str = "cpu",
+    attrs: dict[str, Any] | None = None,
+) -> None:
+    """Capture the attention of `model` on every window, piece by piece, such as into a `laglens.store.TreeWriter`.
+
+    Parameters
+    ----------
+    sink
+        Takes the tree that `attention_tree` returns: the nodes as they come, the root at the end.
+    model
+        In evaluation mode, with ``history``, ``horizon`` and ``stacks`` (see `laglens.models.registry`).
+    windows
+        ``series (sample, [channel,] time)``: history, then horizon (NaN where it is not known).
+    store
+        ``tokens``: whole cubes. ``time``: reduced to time columns while the model runs, so that no map of all tokens
+        ever exists. ``auto``: tokens where the whole cube fits in `memory_gb` in float32.
+    dtype
+        Of the stored weights of tokens, ``float16`` or ``float32``. Time columns and statistics are float32 from
+        float32.
+    memory_gb
+        What one batch may take beside the model [10^9 bytes]; decides how many windows run at once.
+    batch
+        Windows per forward pass, if not as many as fit.
+    statistics
+        Row statistics to keep: ``entropy``, ``effective_keys``, ``top_key``.
+    rollout
+        Whether to follow the attention through all layers, token by token.
+
+    Raises
+    ------
+    LaglensError
+        An unknown setting, a history with NaN, an incomplete capture (see `laglens.attention.capture.read_attention`),
+        token maps that do not fit, or a single window that does not fit in memory.
+    """
+    for value, known, what in ((store, STORES, "store"), (dtype, DTYPES, "dtype")):
+        if value not in known:
+            raise LaglensError(f"{what} '{value}' is not one of {', '.join(known)}")
+    history, memory = histories(windows, model.history, model.channels), memory_gb * GIGABYTE
     model = model.eval().to(device)
-    n, stacks = len(history), model.stacks
-    parts: dict[str, list[dict[str, NDArray]]] = {stack.name: [] for stack in stacks}
-    forecasts: list[NDArray] = []
-    certificate: dict[str, Any] = {}
-    starts = range(0, n, batch)
-    for first in track(starts, "capturing attention", total=len(starts)):
-        inputs = torch.from_numpy(history[first : first + batch]).to(device)
-        # The first batch proves the capture for the model; later ones run the same code.
-        output, capture = read_attention(model, inputs, certify=first == 0)
-        certificate = certificate or capture.certificate
-        forecasts.append(output.cpu().numpy())
-        for stack in stacks:
-            parts[stack.name].append(_stack_arrays(stack, capture.records, DTYPES[dtype], statistics))
-    nodes = {stack.name: _node(stack, parts[stack.name]) for stack in stacks}
-    root = windows.assign(forecast=(("sample", "step"), np.concatenate(forecasts)))
-    root = root.assign_coords(step=np.arange(model.history, model.history + model.horizon))
-    root.attrs |= {"history": model.history, "horizon": model.horizon, "certificate": certificate} | (attrs or {})
-    return xr.DataTree.from_dict({"/": root, **nodes})
+    store = choose_store(store, model, history, memory=memory, device=device)
+    nodes = Nodes(sink, len(history), model.channels if model.channels > 1 else None, store)
+    if store == "time":
+        reader = time_reader(model.stacks, statistics, rollout=rollout)
+    else:
+        reader = token_reader(model.stacks, nodes, DTYPES[dtype], statistics, rollout=rollout)
+    columns = {stack.name: Columns.of(stack) for stack in model.stacks} if store == "time" else {}
+    forecasts, certificate = [], dict[str, Any]()
+    for ran in run_batches(model, history, reader, memory=memory, size=batch, device=device):
+        for stack in model.stacks:
+            options = {"columns": columns.get(stack.name), "dtype": DTYPES[dtype], "statistics": statistics}
+            write_stack(nodes, ran, stack, **options)
+        forecasts.append(ran.output.cpu().numpy())
+        certificate = certificate or ran.capture.certificate
+        del ran
+    about = {"history": model.history, "horizon": model.horizon, "certificate": certificate}
+    sink.add("/", root_dataset(windows, np.concatenate(forecasts), model.history, about | (attrs or {})))
 
 
-def _stack_arrays(stack: Stack, records: list[Record], dtype: torch.dtype, statistics: bool) -> dict[str, NDArray]:
-    """Weights and row statistics of one batch, layers stacked: ``(sample, layer, head, query[, key])``."""
-    found = {record.module: record for record in records if record.call == 0}
-    missing = [layer for layer in stack.layers if layer not in found]
-    if missing:
-        raise LaglensError(f"stack '{stack.name}': no attention call in {', '.join(missing)}")
-    layers = [found[layer].weights for layer in stack.layers]
-    expected = (len(stack.query), len(stack.key))
-    wrong = [name for name, w in zip(stack.layers, layers, strict=True) if tuple(w.shape[-2:]) != expected]
-    if wrong:
-        raise LaglensError(
-            f"stack '{stack.name}': the token map has {expected} tokens, the weights of {wrong[0]} do not"
-        )
-    weights = torch.stack(layers, dim=1).float()
-    found_in_rows = row_statistics(weights) if statistics else {}
-    # torch casts to half some 20 times faster than numpy when most weights are subnormal.
-    arrays = {"attention": weights.to(dtype)} | found_in_rows
-    return {name: array.cpu().numpy() for name, array in arrays.items()}
+def token_reader(
+    stacks: Sequence[Stack], nodes: Nodes, dtype: torch.dtype, statistics: Sequence[str], *, rollout: bool
+) -> StackReader:
+    """Reads all weights, and hands those of each layer to `nodes` while the model runs."""
+    readers: dict[str, Reader] = {}
+    reader = StackReader(stacks, readers)
+
+    def keep(place: Place, arrays: Any, lead: Any) -> None:
+        nodes.write(reader.batch, place, arrays, lead)
+
+    for chain in chains(stacks):
+        follow = chain_reader(chain, (), rollout=True) if rollout and is_square(chain[0]) else None
+        for stack in chain:
+            step = StepReader() if stack.steps else TokenReader(stack, dtype, statistics, keep, follow)
+            readers[stack.name] = step
+    return reader
 
 
-def row_statistics(weights: Tensor) -> dict[str, Tensor]:
-    """Entropy (nats), effective number of keys (1 / sum of squares) and strongest key of each row.
-
-    (..., query, key) -> (..., query) each. A row without visible keys has entropy 0 and 0 effective keys.
-    """
-    squares = weights.square().sum(-1)
-    return {
-        "entropy": -torch.special.xlogy(weights, weights).sum(-1),
-        "effective_keys": torch.where(squares > 0, 1 / squares, 0.0),
-        "top_key": weights.argmax(-1).int(),
-    }
+def write_stack(nodes: Nodes, ran: Ran, stack: Stack, **options: Any) -> None:
+    """Write what a batch left of the layers of a stack (see `laglens.attention.assembly.layer_arrays`)."""
+    for layer, records in enumerate(records_of(stack, ran.capture.records).values()):
+        found = layer_arrays(stack, records, **options)
+        if found is not None:
+            nodes.write(ran.batch, Place(stack, layer), *found)
 
 
-def _node(stack: Stack, batches: list[dict[str, NDArray]]) -> xr.Dataset:
-    arrays = {name: np.concatenate([part[name] for part in batches]) for name in batches[0]}
-    variables = {name: (CUBE if name == "attention" else ROW, array) for name, array in arrays.items()}
-    n_layers, n_heads = arrays["attention"].shape[1:3]
-    coords: dict[str, Any] = {"layer": np.arange(n_layers), "head": np.arange(n_heads)}
-    coords["layer_name"] = ("layer", np.array(stack.layers, dtype=object))
-    coords |= token_coordinates("query", stack.query) | token_coordinates("key", stack.key)
-    node = xr.Dataset(variables, coords)
-    if "entropy" in node:
-        node["entropy"].attrs = {"units": "nats"}
-    return node
-
-
-def token_coordinates(axis: str, tokens: TokenMap) -> dict[str, xr.Variable]:
-    """Coordinates of a token axis: ``{axis}_time``, ``_start``, ``_end``, ``_row``, ``_part``, ``_readout``."""
-    samples = {"units": "input samples from the start of the window"}
-    meaning = {"flag_values": list(range(len(PARTS))), "flag_meanings": " ".join(PARTS)}
-    return {
-        axis: xr.Variable(axis, np.arange(len(tokens))),
-        f"{axis}_time": xr.Variable(axis, tokens.time, samples),
-        f"{axis}_start": xr.Variable(axis, tokens.start, samples),
-        f"{axis}_end": xr.Variable(axis, tokens.end, samples),
-        f"{axis}_row": xr.Variable(axis, tokens.row),
-        f"{axis}_part": xr.Variable(axis, tokens.part, meaning),
-        f"{axis}_readout": xr.Variable(axis, tokens.readout),
-    }
+def root_dataset(windows: xr.Dataset, forecast: Any, history: int, attrs: dict[str, Any]) -> xr.Dataset:
+    """The windows and what the model forecast of them, ``(sample, [channel,] step)``."""
+    dims = ("sample", "step") if forecast.ndim == 2 else ("sample", "channel", "step")
+    root = windows.assign(forecast=(dims, forecast))
+    root = root.assign_coords(step=np.arange(history, history + forecast.shape[-1]))
+    return root.assign_attrs(attrs)

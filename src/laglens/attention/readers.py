@@ -1,0 +1,176 @@
+"""What is read of the calls of a model's stacks: reduced to time, or all weights of the tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from laglens.attention.assembly import Arrays, Batch, Place, scattered, token_arrays
+from laglens.attention.calls import AttentionCall, Reader, Reading
+from laglens.attention.streaming import Columns, StreamReader
+from laglens.attention.weights import repeat_groups, weights_of
+from laglens.models.tokens import Stack, TokenMap
+
+
+class StackReader:
+    """Reads the calls that belong to a stack with the reader of that stack; nothing is kept of any other call.
+
+    Parameters
+    ----------
+    readers
+        By the name of the stack.
+    """
+
+    def __init__(self, stacks: Sequence[Stack], readers: Mapping[str, Reader]) -> None:
+        self.readers, self.batch = readers, Batch(slice(0, 1))
+        self._stacks = {
+            (layer, None if stack.steps else stack.call): stack.name for stack in stacks for layer in stack.layers
+        }
+
+    def begin(self, batch: Batch, *, certify: bool) -> None:
+        """Prepare for the windows of `batch`, and say whether they are compared with the model's own output."""
+        self.batch = batch
+        for reader in self.readers.values():
+            if isinstance(reader, (TokenReader, StepReader)):
+                reader.certify = certify
+
+    def read(self, call: AttentionCall) -> Reading | None:
+        """Read one call; None for one that belongs to no stack."""
+        stack = self._stacks.get((call.module, call.index), self._stacks.get((call.module, None)))
+        return None if stack is None else self.readers[stack].read(self._with_heads(call))
+
+    def _with_heads(self, call: AttentionCall) -> AttentionCall:
+        """Weights that the model folds into ``(batch * head, query, key)`` get their heads back."""
+        n = math.prod(self.batch.shape)
+        if call.weights is None or call.weights.dim() > 3 or call.weights.shape[0] % n:
+            return call
+        shape = (n, -1)
+        selected = None if call.selected is None else call.selected.unflatten(0, shape)
+        return replace(call, weights=call.weights.unflatten(0, shape), selected=selected)
+
+
+def time_reader(stacks: Sequence[Stack], statistics: Sequence[str], *, rollout: bool = False) -> StackReader:
+    """Reads every stack reduced to time columns.
+
+    Parameters
+    ----------
+    statistics
+        Row statistics to keep.
+    rollout
+        Follow the attention through stacks that share their tokens, one after the other (see `chains`).
+    """
+    readers: dict[str, Reader] = {stack.name: StepReader() for stack in stacks if stack.steps}
+    for chain in chains([stack for stack in stacks if not stack.steps]):
+        readers |= dict.fromkeys((stack.name for stack in chain), chain_reader(chain, statistics, rollout=rollout))
+    return StackReader(stacks, readers)
+
+
+def chain_reader(chain: Sequence[Stack], statistics: Sequence[str], *, rollout: bool) -> StreamReader:
+    """Reads stacks that follow each other, reduced to time columns; a rollout needs the same tokens on both axes."""
+    columns = {layer: Columns.of(stack) for stack in chain for layer in stack.layers}
+    return StreamReader(columns, statistics, rollout=rollout and is_square(chain[0]))
+
+
+def chains(stacks: Sequence[Stack]) -> list[tuple[Stack, ...]]:
+    """Stacks that attention passes one after the other on the same tokens, such as an encoder and its decoder.
+
+    A stack whose queries and keys differ, whose rows are decoding steps, or that runs the layers of another one again
+    is a chain of its own.
+    """
+    found: list[tuple[Stack, ...]] = []
+    for stack in stacks:
+        last = found[-1] if found else ()
+        known = {layer for one in last for layer in one.layers}
+        square = last and is_square(stack) and is_square(last[0])
+        if square and same_tokens(stack.query, last[0].query) and not known & set(stack.layers):
+            found[-1] = (*last, stack)
+        else:
+            found.append((stack,))
+    return found
+
+
+def same_tokens(first: TokenMap, second: TokenMap) -> bool:
+    """Whether two axes have the same tokens."""
+    pairs = ((first.start, second.start), (first.end, second.end), (first.row, second.row), (first.part, second.part))
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+
+def is_square(stack: Stack) -> bool:
+    """Whether queries and keys are the same tokens, all seen in one call."""
+    return not stack.steps and same_tokens(stack.query, stack.key)
+
+
+class StepReader:
+    """Keeps the weights of decoding steps; of a later step on all queries so far only the last row is new."""
+
+    certify = True
+
+    @torch.no_grad()
+    def read(self, call: AttentionCall) -> Reading:
+        """Read one step."""
+        weights = weights_of(call)
+        if call.selected is not None:  # in any order; a decoder has as many queries as keys so far
+            weights, _ = scattered(weights, call.selected, weights.shape[-1], causal=True)
+        whole = call.index == 0 or self.certify
+        return Reading(weights=weights if whole else weights[..., -1:, :].clone())
+
+
+class TokenReader:
+    """Hands on all weights of a call and their row statistics while the model runs: one layer is held at a time.
+
+    Calls on selected queries only are kept as weights, to be put in place once the model has run.
+
+    Parameters
+    ----------
+    stack
+        What the calls belong to.
+    dtype
+        Of the weights that are handed on; statistics come from the weights as they are.
+    keep
+        Takes the place and the arrays ``(lead..., query[, key])`` of each call, and the leading dims.
+    follow
+        Reads the same weights for the rollout, if one is wanted.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        dtype: torch.dtype,
+        statistics: Sequence[str],
+        keep: Callable[[Place, Arrays, Sequence[int]], None],
+        follow: StreamReader | None = None,
+    ) -> None:
+        self.stack, self.dtype, self.statistics, self.keep, self.follow = stack, dtype, statistics, keep, follow
+        self.certify = True
+        self._tokens = (len(stack.query), len(stack.key))
+
+    @torch.no_grad()
+    def read(self, call: AttentionCall) -> Reading:
+        """Read one call."""
+        weights = weights_of(call)
+        if call.selected is not None or call.shape != self._tokens:
+            return Reading(weights=weights)
+        arrays = token_arrays(weights, self.dtype, self.statistics) | self._rollout(call, weights)
+        self.keep(Place(self.stack, self.stack.layers.index(call.module)), arrays, weights.shape[:-2])
+        # Weights that are not finite show in their sum, and the output certifies them.
+        return Reading(reduced={"mass": weights.sum(-1)}, output=self._output(call, weights))
+
+    def _rollout(self, call: AttentionCall, weights: Tensor) -> Arrays:
+        if self.follow is None:
+            return {}
+        known = replace(call, source="softmax", query=None, key=None, value=None, weights=weights)
+        reading = self.follow.read(known)
+        reduced = (reading.reduced if reading else None) or {}
+        return {name: array for name, array in reduced.items() if name.startswith("rollout")}
+
+    def _output(self, call: AttentionCall, weights: Tensor) -> Tensor | None:
+        """What these weights make of the values, to be compared with the model's own output."""
+        if not self.certify or call.query is None or call.value is None:
+            return None
+        output = call.query.new_empty(*call.query.shape[:-1], call.value.shape[-1])
+        return output.copy_(weights @ repeat_groups(call.value, call.query).to(weights))
