@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from laglens.models.registry import load_model
+from laglens.models.vitime import ViTimeForecaster
+
 SHARPER = np.sqrt(6)  # times the weights of queries and keys
 
 
@@ -102,7 +105,17 @@ def _weights(
 def write(path: Path, *, prefix: str = "model.", state: dict[str, Tensor] | None = None, **changes: Any) -> Path:
     """A checkpoint as published: ``{'args': Namespace, 'model': state_dict}``, and the epoch."""
     args = settings(**changes)
-    if state is None:
-        state = weights(args.modelSize, args.h, tuple(args.patch_size), tuple(args.size))
+    state = state_of(args) if state is None else state
     torch.save({"model": {prefix + key: value for key, value in state.items()}, "epoch": 3, "args": args}, path)
     return path
+
+
+def state_of(args: Namespace) -> dict[str, Tensor]:
+    """The weights that fit these settings."""
+    return weights(args.modelSize, args.h, tuple(args.patch_size), tuple(args.size))
+
+
+def loaded(path: Path, history: int = 128, horizon: int = 192) -> ViTimeForecaster:
+    model = load_model("vitime", path, {"history": history, "horizon": horizon})
+    assert isinstance(model, ViTimeForecaster)
+    return model

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.special import erf, softmax
+from torch import Tensor
 
 Array = NDArray[np.float64]
 
@@ -33,7 +34,7 @@ class Reference:
 
 
 def reference(
-    state: Mapping[str, Array], args: Namespace, history: Array, horizon: int, order: NDArray[np.int64] | None = None
+    state: Mapping[str, Tensor], args: Namespace, history: Array, horizon: int, order: NDArray[np.int64] | None = None
 ) -> Reference:
     """Draw, complete and read. `order` of the patches in the encoder: the published code draws one at each call."""
     n, rows, top = len(history), args.h, args.maxScal
@@ -49,7 +50,9 @@ def reference(
     picture[lit, np.arange(len(lit))] = 1
     picture = gaussian_filter(picture, 5, radius=15, mode="mirror") * 31
     weights: dict[str, Array] = {}
-    completed = network({k: np.asarray(v, np.float64) for k, v in state.items()}, args, picture, weights, order)
+    completed = network(
+        {name: weight.double().numpy() for name, weight in state.items()}, args, picture, weights, order
+    )
     values = completed.argmax(0) * step - top
     return Reference(picture, completed, weights, stretched(values * sigma + mu, n + horizon)[n:])
 
