@@ -50,7 +50,7 @@ class ViTimeForecaster(Forecaster):
         Pixels pass a sigmoid before the brightest of a column is read, instead of a softmax over the column.
     """
 
-    # A pixel is lit or not, and the brightest row is read: neither has a slope. What torch finds is that of mu and sigma.
+    # A pixel is lit or not, and the brightest row is read: neither has a slope. Torch would find that of mu and sigma.
     differentiable = False
 
     def __init__(
