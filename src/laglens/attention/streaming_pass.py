@@ -100,8 +100,9 @@ class Pass:
         # Only statistics need the scores beside the weights; else the weights take their place.
         self._buffers = [self._new(most) for _ in range(2 if statistics else 1)]
         n_query, n_key = columns.in_time
-        # As the fused kernels do, so that the heads of a token lie side by side for the layer that follows.
-        self.output = query.new_empty(samples, n, heads, value.shape[-1]).transpose(1, 2)
+        # Like the fused kernels, so that the layer that follows joins the heads of a token as cheaply.
+        same = query.shape[-1] == value.shape[-1]
+        self.output = torch.empty_like(query) if same else query.new_empty(samples, heads, n, value.shape[-1])
         self.maps = self._new(samples, heads, n_query, n_key)
         self.special_mass = self._new(samples, heads, n_query)
         kinds = {"top_key": torch.int32}

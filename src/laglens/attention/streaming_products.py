@@ -39,6 +39,7 @@ def _linear() -> Callable[..., Tensor] | None:
     return linear if works else None
 
 
+@lru_cache(maxsize=1)
 def keep_heap() -> None:
     """Let freed blocks stay with the process: oneDNN's products are new tensors.
 
