@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.attention.bias
 import torch.nn.functional as F
 from attention_models import ByName, Call, EagerAttention, FusedAttention, Gate, naive_weights, records_of
 from models import TINY, entropy_ratio, sharpen, tiny
@@ -72,6 +73,16 @@ def test_every_form_of_the_call_is_certified(kind: str, dtype: torch.dtype) -> N
     torch.testing.assert_close(record.weights.double(), expected, atol=2e-6, rtol=1e-5)
     assert record.error < HALF.get(dtype, 2e-6) <= record.tolerance
     assert record.shape == (9, 13)
+
+
+@pytest.mark.parametrize("corner", ["upper_left", "lower_right"])
+def test_a_mask_that_is_an_object_of_torch_is_written_out(corner: str) -> None:
+    query, key = drawn(2, 2, 5, 8), drawn(2, 2, 9, 8, seed=1)
+    mask = getattr(torch.nn.attention.bias, f"causal_{corner}")(5, 9)
+    _, capture = read_attention(Call(attn_mask=mask), query, key, key)
+    allowed = torch.ones(5, 9, dtype=torch.bool).tril(0 if corner == "upper_left" else 4)
+    expected = naive_weights(query, key, allowed, 8**-0.5)
+    torch.testing.assert_close(capture.records[0].weights.double(), expected, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3), (2, 3, 2), (2, 1, 3, 2)])
@@ -177,6 +188,19 @@ def test_under_autocast_scores_come_from_the_cast_tensors() -> None:
     expected = naive_weights(cast, cast, torch.ones(9, 9, dtype=torch.bool), 0.25)
     torch.testing.assert_close(record.weights.double(), expected, atol=2e-6, rtol=1e-5)
     assert 1e-4 < record.error < 8e-3
+
+
+def test_products_of_reduced_precision_have_the_tolerance_of_half() -> None:
+    """TF32 and bfloat16 products keep about three digits of a float32 model."""
+    model, x = sharpen(FusedAttention()), drawn(2, 9, 8)
+    assert records_of(model, x)[0].tolerance == 1e-4
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert records_of(model, x)[0].tolerance == 2e-2
+        assert records_of(model.double(), x.double())[0].tolerance == 1e-4
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class Halved(nn.Module):

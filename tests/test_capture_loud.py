@@ -74,6 +74,18 @@ def test_a_kernel_registered_with_torch_is_named() -> None:
     assert "attn_implementation='sdpa'" in message
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_is_named() -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    class Flexible(Projected):
+        def weigh(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            return flex_attention(query, key, value)
+
+    message = refusal(nn.Sequential(FusedAttention(32), Flexible(32)), drawn(2, 16, 32))
+    assert message.startswith("found 2 attention modules, captured 1: nothing seen in 1; flex_attention ran there")
+
+
 def test_replaced_attention_of_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """SageAttention advises to replace torch's function, which a tool that patches it itself would overwrite."""
 

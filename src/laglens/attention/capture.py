@@ -19,12 +19,29 @@ from torch.overrides import TorchFunctionMode
 
 from laglens.attention.calls import AttentionCall, Reader, Reading, Record
 from laglens.attention.completeness import Completeness
-from laglens.attention.kernels import MHA, SDPA, bind_mha, handed_back, inner_sdpa, refuse_patched, run_sdpa, uncompiled
+from laglens.attention.kernels import (
+    MHA,
+    SDPA,
+    bind_mha,
+    handed_back,
+    inner_sdpa,
+    refuse_patched,
+    run_sdpa,
+    uncompiled,
+    written_out,
+)
 from laglens.attention.modules import RunningModules
 from laglens.attention.records import Records, check_output
-from laglens.attention.softmax import PRODUCT, SOFTMAX, TOPK, FollowedSoftmax, masked_softmax, over_keys
+from laglens.attention.softmax import (
+    PRODUCT,
+    SOFTMAX,
+    TOPK,
+    FollowedSoftmax,
+    UnknownSoftmaxError,
+    masked_softmax,
+    over_keys,
+)
 from laglens.attention.weights import DenseReader, as_computed, deviation, weights_of, without_autocast, zero_if_empty
-from laglens.errors import LaglensError
 
 OTHER_KERNEL = re.compile(r"attn|attention", re.IGNORECASE)
 
@@ -67,10 +84,6 @@ def read_attention(
         return output, capture
     _, clean = read_attention(model, *inputs, certify=False, not_attention=not_attention, **options)
     return read_attention(model, *inputs, clean=clean, **settings, **options)
-
-
-class UnknownSoftmaxError(LaglensError):
-    """A softmax result turned out to be attention after it could have been edited."""
 
 
 class AttentionCapture(TorchFunctionMode):
@@ -219,7 +232,8 @@ class AttentionCapture(TorchFunctionMode):
             )
         selected = self._softmax.chosen(module, query.shape[:-1])
         place = module, self._records.calls[module], source
-        call = AttentionCall(*place, query, key, value, attn_mask, is_causal, scale, selected=selected)
+        mask = written_out(attn_mask, query.device)
+        call = AttentionCall(*place, query, key, value, mask, is_causal, scale, selected=selected)
         return self._attend(self.edit(call) if self.edit else call, partial(run_sdpa, func, grouped=enable_gqa))
 
     def _attend(self, call: AttentionCall, kernel: Callable[[AttentionCall], Tensor]) -> Tensor:
@@ -283,10 +297,7 @@ class AttentionCapture(TorchFunctionMode):
         place, index = (found.module, found.ordinal), self._records.calls[found.module]
         self._confirmed[place] = index
         if self.edit is not None and place not in self._expected:
-            raise UnknownSoftmaxError(
-                f"the softmax of '{found.module}' was not known to be attention when it could be edited: give the "
-                "capture of a run without an edit, on inputs of the same shape, as `clean`"
-            )
+            raise UnknownSoftmaxError(found.module)
         weights, selected = found.weights, found.selected
         call = AttentionCall(found.module, index, "softmax", mask=found.mask, weights=weights, selected=selected)
         with without_autocast(found.weights.device):

@@ -26,6 +26,12 @@ def run_sdpa(function: Callable, call: AttentionCall, *, grouped: bool) -> Tenso
     return function(*call.operands, call.mask, 0.0, call.is_causal, scale=call.scale, **groups)
 
 
+def written_out(mask: Tensor | None, device: torch.device) -> Tensor | None:
+    """A mask as a tensor, also where it is an empty one that stands for a triangle (``torch.nn.attention.bias``)."""
+    materialize = getattr(mask, "_materialize", None)
+    return mask if materialize is None else materialize(device)
+
+
 def bind_mha(args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments:
     """All arguments of a call of multi-head attention by name."""
     bound = _MHA_SIGNATURE.bind(*args, **kwargs)

@@ -16,8 +16,8 @@ from laglens.attention.calls import AttentionCall, Reading, Record
 from laglens.attention.weights import empty_queries
 from laglens.errors import LaglensError
 
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
-HALF_TOLERANCE = 2e-2
+TOLERANCE = 1e-4
+HALF_TOLERANCE = 2e-2  # float16, bfloat16, and products that torch was allowed to compute in TF32 or bfloat16
 
 graph_task: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
@@ -60,7 +60,6 @@ class Records:
         if graph_task() != -1:  # activation checkpointing runs a module again during the backward pass
             return
         empty = empty_queries(call)
-        dtype = (call.query if call.weights is None else call.weights).dtype
         record = Record(
             module=call.module,
             call=call.index,
@@ -70,7 +69,7 @@ class Records:
             reduced=reading.reduced,
             selected=call.selected,
             error=math.nan,
-            tolerance=TOLERANCE.get(dtype, HALF_TOLERANCE),
+            tolerance=_tolerance(call),
             empty_rows=0,
         )
         self._records.append(record)
@@ -109,6 +108,14 @@ def _reason(model: nn.Module) -> str:
         return ", though all weights of the model are; look for NaN in the input"
     module, _, name = broken.rpartition(".")
     return f": '{name}' of '{module}' is the first weight that holds NaN or infinite values; load an intact checkpoint"
+
+
+def _tolerance(call: AttentionCall) -> float:
+    dtype = (call.operands[0] if call.weights is None else call.weights).dtype
+    if dtype == torch.float64:
+        return TOLERANCE
+    exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    return TOLERANCE if exact else HALF_TOLERANCE
 
 
 def _number(error: Tensor) -> float:

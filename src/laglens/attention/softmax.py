@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from laglens.errors import LaglensError
+
 SOFTMAX = {F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax}
 PRODUCT = {torch.matmul, torch.bmm, torch.einsum, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
 TOPK = {torch.topk, Tensor.topk}
@@ -35,6 +37,16 @@ KEEPS_WEIGHTS = {
 }
 # and with one, after which the result is the weights: rows without a visible key set to 0.
 CHANGES_WEIGHTS = {torch.masked_fill, Tensor.masked_fill, torch.nan_to_num, Tensor.nan_to_num}
+
+
+class UnknownSoftmaxError(LaglensError):
+    """A softmax result turned out to be attention after it could have been edited."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(
+            f"the softmax of '{module}' was not known to be attention when it could be edited: give the capture of a "
+            "run without an edit, on inputs of the same shape, as `clean`"
+        )
 
 
 @dataclass(frozen=True)
