@@ -62,6 +62,7 @@ class _Viewer(Forecaster):
     """A vision transformer that looks at one picture, whatever series it is given."""
 
     differentiable = False
+    picture: Tensor
 
     def __init__(self, model: nn.Module, light: NDArray[np.float32]) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from laglens.attention.calls import AttentionCall
@@ -81,7 +81,8 @@ def read_layout(network: nn.Module, name: str, colours: int) -> Layout:
         see pixels of other patches.
     """
     patches = getattr(network, "patch_embed", None)
-    grid, size = getattr(patches, "grid_size", None), getattr(patches, "img_size", None)
+    grid: tuple[int, ...] = getattr(patches, "grid_size", None) or ()
+    size = getattr(patches, "img_size", None)
     size = size or resolve_model_data_config(network)["input_size"][1:]
     network.eval()
     pictures = _noise(network, colours, size)
@@ -96,13 +97,13 @@ def read_layout(network: nn.Module, name: str, colours: int) -> Layout:
     if reason := _why_not_plain(own, capture, grid):
         raise LaglensError(f"timm model '{name}': {reason}; {WAY_OUT}")
     prefix = own[0][0].shape[0] - grid[0] * grid[1]
-    layout = Layout(tuple(size), tuple(grid), prefix, tuple(call.module for call, _ in own), pools)
+    layout = Layout((size[0], size[1]), (grid[0], grid[1]), prefix, tuple(call.module for call, _ in own), pools)
     _check_order(network, layout, name, pictures)
     return layout
 
 
 def _why_not_plain(
-    calls: Sequence[tuple[AttentionCall, tuple[int, ...]]], capture: AttentionCapture, grid: tuple[int, int] | None
+    calls: Sequence[tuple[AttentionCall, tuple[int, ...]]], capture: AttentionCapture, grid: Sequence[int]
 ) -> str | None:
     """Why attention calls, each with its leading axes, are not those of all patches over all; None: they are."""
     captured = {call.module for call, _ in calls}
@@ -120,7 +121,7 @@ def _why_not_plain(
         if call.shape != (n, n):
             queries, keys = call.shape
             return f"{call.module} attends over {queries} x {keys}, not {n} x {n}: pooled patches or channels"
-    if grid is None or n < grid[0] * grid[1]:
+    if not grid or n < grid[0] * grid[1]:
         return f"its {n} tokens are no grid of patches"
     return None
 

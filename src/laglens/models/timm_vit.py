@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from laglens.errors import LaglensError
@@ -58,6 +58,8 @@ class TimmTransformer(Forecaster):
     """
 
     differentiable = False  # there is no forecast
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,

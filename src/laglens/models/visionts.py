@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from laglens.models.tokens import Stack, TokenMap
 PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16}
 PUBLISHED_DECODER_HEADS = {512: 16}
 EPSILON = 1e-6  # of the layer norms of all published autoencoders
+VARIANCE = 1e-5  # added to that of a series
 # Pixels blend this many samples on either axis. With more to a pixel some are in no pixel at all.
 BLENDED = {"nearest": 1, "bilinear": 2, "bicubic": 4}
 SIZES = (
@@ -39,8 +41,8 @@ SIZES = (
 class VisionTSForecaster(Forecaster):
     """Folds the history into a picture, one cycle beside the other, completes it, reads the horizon from it.
 
-    Everything between history and forecast is the published code. The encoder sees the patches of the history alone,
-    the decoder all patches; both a class token before them.
+    The autoencoder, and the geometry of the picture, are the published code. The encoder sees the patches of the
+    history alone, the decoder all patches; both a class token before them.
 
     Parameters
     ----------
@@ -76,17 +78,19 @@ class VisionTSForecaster(Forecaster):
     ) -> None:
         super().__init__()
         self.period, self.history, self.horizon = period, history, horizon
-        self.drawing = {"norm_const": norm_const, "align_const": align_const, "interpolation": interpolation}
+        self.norm_const, self.align_const, self.interpolation = norm_const, align_const, interpolation
         self.config = {"embed_dim": 768, "depth": 12, "num_heads": 12} | dict(config or {})
         self.network = _published_code(self.config)
-        self.network.update_config(history, horizon, periodicity=period, **self.drawing)
+        self.network.update_config(
+            history, horizon, periodicity=period, align_const=align_const, interpolation=interpolation
+        )
         self._check()
         # The mask sorts the patches, those to keep first. It has ties, which every machine may sort in its own way.
         n = self.network.mask.numel()
         self.network.mask += torch.arange(n) / 2 ** n.bit_length()
 
     def _check(self) -> None:
-        network, blended = self.network, BLENDED[self.drawing["interpolation"]]
+        network, blended = self.network, BLENDED[self.interpolation]
         rows, filled = network.image_size, network.num_patch_input * network.patch_size
         if int(rows * (network.num_patch_input / network.num_patch)) != filled:
             raise LaglensError(
@@ -107,8 +111,8 @@ class VisionTSForecaster(Forecaster):
         if self.all_cycles * self.period < network.pad_left + self.history + self.horizon:
             most = self.all_cycles * self.period - network.pad_left - self.history
             raise LaglensError(
-                f"history {self.history} is too short for horizon {self.horizon}: its {self.cycles} cycles are drawn so "
-                f"wide that {max(most, 0)} samples fit beside them; take a longer history or a shorter horizon"
+                f"history {self.history} is too short for horizon {self.horizon}: its {self.cycles} cycles are drawn "
+                f"so wide that {max(most, 0)} samples fit beside them; take a longer history or a shorter horizon"
             )
 
     @classmethod
@@ -129,6 +133,10 @@ class VisionTSForecaster(Forecaster):
         if not isinstance(state, Mapping):
             raise LaglensError(f"{path}: does not hold the 'model' of a masked autoencoder")
         state = strip_prefix(state, "module.")
+        if any(key.startswith("decoder_pred_") for key in state):
+            raise LaglensError(
+                f"{path}: is of VisionTS++, with a head for every quantile; only the autoencoders of VisionTS are read"
+            )
         try:
             sizes = _sizes(state)
         except (KeyError, ValueError, AttributeError, IndexError, TypeError) as error:
@@ -154,7 +162,9 @@ class VisionTSForecaster(Forecaster):
             "period": self.period,
             "history": self.history,
             "horizon": self.horizon,
-            **self.drawing,
+            "norm_const": self.norm_const,
+            "align_const": self.align_const,
+            "interpolation": self.interpolation,
             "config": self.config,
         }
 
@@ -206,11 +216,24 @@ class VisionTSForecaster(Forecaster):
         return TokenMap.spans(start, end, self.history, row=row).clipped(0, self.history + self.horizon)
 
     def forward(self, history: Tensor) -> Tensor:
-        """Forecast: ``(batch, history) -> (batch, horizon)``, float64, in the units of the input."""
-        # The published code computes in float32, too coarse for a series far from 0.
-        centre = history.double().mean(1, keepdim=True)
-        forecast = self.network((history - centre).float()[..., None], fp64=True)
-        return forecast[..., 0].double() + centre
+        """Forecast: ``(batch, history) -> (batch, horizon)``, float64, in the units of the input.
+
+        The steps of the published code; normalised in float64 and without changes in place, so that a series may lie
+        far from 0 and the forecast has a gradient.
+        """
+        network, autoencoder = self.network, self.network.vision_model
+        centred = history.double() - history.double().mean(1, keepdim=True)
+        sd = (centred.var(1, correction=0, keepdim=True) + VARIANCE).sqrt() / self.norm_const
+        padded = F.pad((centred / sd).float()[:, None], (network.pad_left, 0), mode="replicate")[:, 0]
+        folded = padded.unflatten(1, (self.cycles, self.period)).transpose(1, 2)[:, None]
+        drawn = network.input_resize(folded)
+        blank = drawn.new_zeros(*drawn.shape[:-1], network.image_size - drawn.shape[-1])
+        picture = torch.cat([drawn, blank], -1).expand(-1, 3, -1, -1)
+        order = network.mask.expand(len(picture), -1)
+        _, patches, _ = autoencoder(picture, mask_ratio=network.mask_ratio, noise=order)
+        grey = autoencoder.unpatchify(patches).mean(1, keepdim=True)
+        completed = network.output_resize(grey)[:, 0].transpose(1, 2).flatten(1)[:, network.pad_left + self.history :]
+        return completed[:, : self.horizon].double() * sd + history.double().mean(1, keepdim=True)
 
 
 def drawn_span(patch: NDArray[np.int64], per_patch: float, lowest: float, highest: float) -> tuple[NDArray, NDArray]:

@@ -34,4 +34,4 @@ def read_image(path: str | Path) -> NDArray[np.float32]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise LaglensError(f"{path}: the image cannot be read ({one_line(error)})") from error
     flat = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
-    return np.asarray(flat, dtype=np.float32) / 255
+    return np.asarray(flat, dtype=np.float32) / np.float32(255)
