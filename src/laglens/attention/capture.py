@@ -17,19 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from laglens.attention import kernels
 from laglens.attention.calls import AttentionCall, Reader, Reading, Record
 from laglens.attention.completeness import Completeness
-from laglens.attention.kernels import (
-    MHA,
-    SDPA,
-    bind_mha,
-    handed_back,
-    inner_sdpa,
-    refuse_patched,
-    run_sdpa,
-    uncompiled,
-    written_out,
-)
+from laglens.attention.kernels import MHA, SDPA
 from laglens.attention.modules import RunningModules
 from laglens.attention.records import Records, check_output
 from laglens.attention.softmax import (
@@ -131,14 +122,14 @@ class AttentionCapture(TorchFunctionMode):
         self._handlers: dict[Callable, Callable | None] = {}
 
     def __enter__(self) -> AttentionCapture:
-        refuse_patched()
+        kernels.refuse_patched()
         self._handlers = {SDPA: self._sdpa, MHA: self._mha}
         self._handlers |= dict.fromkeys(SOFTMAX, self._softmaxed) | dict.fromkeys(TOPK, self._top)
         with ExitStack() as undo:
             undo.callback(self._softmax.drop)
             undo.callback(self._modules.detach)
             self._modules.attach()
-            undo.enter_context(uncompiled())
+            undo.enter_context(kernels.uncompiled())
             super().__enter__()
             self._undo = undo.pop_all()
         return self
@@ -225,16 +216,12 @@ class AttentionCapture(TorchFunctionMode):
         source: str = "sdpa",
     ) -> Tensor:
         module = self._modules.current
-        if dropout_p > 0:
-            raise LaglensError(
-                f"'{module}' drops attention at random (dropout_p={dropout_p}) even in evaluation mode; "
-                "let it pass dropout_p only while training"
-            )
+        kernels.refuse_dropout(dropout_p, module)
         selected = self._softmax.chosen(module, query.shape[:-1])
         place = module, self._records.calls[module], source
-        mask = written_out(attn_mask, query.device)
+        mask = kernels.written_out(attn_mask, query.device)
         call = AttentionCall(*place, query, key, value, mask, is_causal, scale, selected=selected)
-        return self._attend(self.edit(call) if self.edit else call, partial(run_sdpa, func, grouped=enable_gqa))
+        return self._attend(self.edit(call) if self.edit else call, partial(kernels.run_sdpa, func, grouped=enable_gqa))
 
     def _attend(self, call: AttentionCall, kernel: Callable[[AttentionCall], Tensor]) -> Tensor:
         """Read a call, run its kernel unless the reader replaces it, and compare the two."""
@@ -254,19 +241,19 @@ class AttentionCapture(TorchFunctionMode):
 
     def _mha(self, func: Callable, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Inside a handler the mode is off, so the inner call is reached by swapping torch's global."""
-        bound = bind_mha(args, kwargs)
+        bound = kernels.bind_mha(args, kwargs)
         call = bound.arguments
         wanted = call["need_weights"]
         call["need_weights"] = False  # with weights torch leaves SDPA and nothing can be certified
         if wanted and call["attn_mask"] is not None:
             call["is_causal"] = False  # with weights torch uses the mask and not the hint
-        with inner_sdpa(partial(self._sdpa, SDPA, source="mha")):
+        with kernels.inner_sdpa(partial(self._sdpa, SDPA, source="mha")):
             output, _ = func(*bound.args, **bound.kwargs)
         if not wanted:
             return output, None
         read, reading = self._last
         weights = weights_of(read) if reading.weights is None else reading.weights
-        return output, handed_back(weights.to(output.dtype), call)
+        return output, kernels.handed_back(weights.to(output.dtype), call)
 
     def _softmaxed(self, func: Callable, *args: Any, **kwargs: Any) -> Tensor:
         output = func(*args, **kwargs)

@@ -65,6 +65,15 @@ def refuse_patched() -> None:
         )
 
 
+def refuse_dropout(probability: float, module: str) -> None:
+    """Raise `LaglensError` if a module in evaluation mode asks for dropout of its weights."""
+    if probability > 0:
+        raise LaglensError(
+            f"'{module}' drops attention at random (dropout_p={probability}) even in evaluation mode; "
+            "let it pass dropout_p only while training"
+        )
+
+
 def uncompiled() -> AbstractContextManager:
     """Let ``torch.compile`` step aside: it would compile a model anew, with its capture in it, at every capture."""
     used = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
