@@ -64,8 +64,12 @@ def test_settings_given_as_a_dict_are_read(tmp_path):
     assert loaded(tmp_path / "x.pth").options["columns"] == 640
 
 
-def test_an_untrained_model_has_the_published_position_code():
+def test_an_untrained_model_is_drawn_as_published():
     model = ViTimeForecaster(rows=64, columns=640, model_size=0.1875)
+    for key, inputs, outputs in (("blocks.0.attn.qkv", 192, 576), ("patch_embed.proj", 128, 192)):
+        weight, bound = model.state_dict()[f"{key}.weight"], np.sqrt(6 / (inputs + outputs))
+        assert weight.abs().max() <= bound and weight.std().item() == pytest.approx(bound / np.sqrt(3), rel=0.02)
+        assert not model.state_dict()[f"{key}.bias"].any()
     for key in ("pos_embed", "decoder_pos_embed"):
         np.testing.assert_allclose(model.state_dict()[key], vitime_checkpoint.weights()[key], atol=1e-6)
 

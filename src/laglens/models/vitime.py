@@ -85,6 +85,7 @@ class ViTimeForecaster(Forecaster):
         self.decoder_blocks = nn.ModuleList(_block(width // 2, heads) for _ in range(depth // 2))
         self.decoder_norm = nn.LayerNorm(width // 2)
         self.decoder_pred = nn.Linear(width // 2, high * wide)
+        self.apply(_initialise)
 
     def _check(self, width: int, depth: int, heads: int) -> None:
         canvas, (high, wide) = self.canvas, self.patch
@@ -194,6 +195,14 @@ class ViTimeForecaster(Forecaster):
 def _block(width: int, heads: int) -> Block:
     # Not timm's own LayerNorm, which adds 1e-6 to the variance; the published code takes torch's, which adds 1e-5.
     return Block(width, heads, qkv_bias=True, norm_layer=nn.LayerNorm)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Weights before training, as published: what a model with random weights is compared with."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _args_and_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
