@@ -57,8 +57,9 @@ def test_aliased_and_unreachable_periods_are_left_out_with_the_reason():
     assert "under 2" in refused["6.3"]
     assert "no multiple of the period 150 lies between two gaps" in refused["150.0"]
     assert found["encoder"]["period"].values.tolist() == [44.0]
-    with pytest.raises(LaglensError, match="under 2"):
-        comb_test(time_tree(**options), control_tree(**options), [6.3])
+    none = comb_test(time_tree(**options), control_tree(**options), [6.3])
+    assert none["encoder"].sizes["period"] == 0
+    assert list(none["encoder"].attrs["not_testable"]) == ["6.3"]
 
 
 def test_swap_test_finds_the_head_that_follows_and_confirms_it_on_the_other_half():

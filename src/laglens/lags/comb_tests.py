@@ -91,15 +91,13 @@ def comb_test(
     Raises
     ------
     LaglensError
-        As `measure_lags`; or no period can be tested.
+        As `measure_lags`.
     """
     check_pair(time_tree, control_tree, 0.5)
     stacks = forecasting_stacks(time_tree, min_pairs=min_pairs)
     reasons = [periods_in_reach(periods, layout, part) for part, layout in stacks.values()]
     refused = {p: next(r[p] for r in reasons if r[p]) for p in map(float, periods) if any(r[p] for r in reasons)}
     tested = [float(p) for p in periods if float(p) not in refused]
-    if not tested:
-        raise LaglensError("; ".join(refused.values()) or "no period to test")
     observed, controls = {}, {}
     for name, (part, layout) in stacks.items():
         node, control = stack_dataset(time_tree, name), stack_dataset(control_tree, name)
@@ -108,9 +106,7 @@ def comb_test(
         controls[name] = _contrasts(theirs, layout, tested, node, "replicate")
     flat = np.concatenate([observed[name].values.ravel() for name in stacks])
     null = np.concatenate([controls[name].values.reshape(n_samples(control_tree), -1) for name in stacks], axis=1)
-    z, p_family = pooled_max_test(flat, null)
-    own = control_p_values(flat, null)
-    columns = {"z": z, "p": own, "p_family": p_family, "q": false_discovery_rate(own)}
+    columns = _all_heads(flat, null)
     attrs = {
         "n_windows": n_samples(time_tree),
         "n_controls": n_samples(control_tree),
@@ -198,6 +194,15 @@ def _contrasts(
     dims = ((first,) if first else ()) + ("layer", "head", "lag")
     labelled = xr.DataArray(ratio, dims=dims, coords={**coords, "lag": layout.lag_samples})
     return comb_contrast(labelled, [float(p) for p in periods], step=layout.table.step)
+
+
+def _all_heads(observed: Array, controls: Array) -> dict[str, Array]:
+    """Tests of all heads and periods at once, (head,) each; empty where no period can be tested."""
+    if not observed.size:
+        return dict.fromkeys(("z", "p", "p_family", "q"), observed)
+    z, p_family = pooled_max_test(observed, controls)
+    own = control_p_values(observed, controls)
+    return {"z": z, "p": own, "p_family": p_family, "q": false_discovery_rate(own)}
 
 
 def _split(columns: dict[str, Array], like: dict[str, xr.DataArray]) -> dict[str, dict[str, xr.DataArray]]:

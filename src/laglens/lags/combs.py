@@ -20,8 +20,8 @@ def comb_weights(lag: Array, period: float) -> Array:
 
     .. math:: C(P) = \frac{1}{K} \sum_{k=1}^{K} L(kP) - \tfrac{1}{2} [L((k - \tfrac12) P) + L((k + \tfrac12) P)]
 
-    with :math:`L` the log of 1 + the ratio to uniform, linear between lags. The two gaps beside a tooth have its mean lag,
-    so a straight trend of L cancels. A tooth counts when both its gaps lie within the axis.
+    with :math:`L` the log of 1 + the ratio to uniform, linear between lags. The two gaps beside a tooth have its mean
+    lag, so a straight trend of L cancels. A tooth counts when both its gaps lie within the axis.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def comb_contrast(ratio: xr.DataArray, periods: Sequence[float], *, step: float 
     for period in periods:
         if (judged := testability(period, step)).testable == "no":
             raise LaglensError(f"{judged}; teeth and gaps of its comb are the same lags below {REFUSED:g} tokens")
-    weights = np.stack([comb_weights(axis, period) for period in periods])
+    weights = np.stack([comb_weights(axis, period) for period in periods]) if len(periods) else np.empty((0, len(axis)))
     contrast = log_ratio(ratio.transpose(..., "lag").values[..., measured]) @ weights.T
     leading = [dim for dim in ratio.dims if dim != "lag"]
     coords = {name: coord for name, coord in ratio.coords.items() if set(coord.dims) <= set(leading)}
