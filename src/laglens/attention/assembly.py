@@ -182,7 +182,7 @@ def _decoded(stack: Stack, records: Sequence[Record]) -> tuple[Tensor, Tensor | 
             selected = record.selected.to(whole.device).reshape(*rows.shape[:-2], 1, -1)
             index = torch.arange(queries.start, queries.stop, device=whole.device)
             marked[..., queries] = (selected == index[:, None]).any(-1)
-    return whole, None if marked.all() else marked
+    return whole, marked if any(record.selected is not None for record in records) else None
 
 
 def scattered(weights: Tensor, selected: Tensor, n_query: int, *, causal: bool) -> tuple[Tensor, Tensor]:
