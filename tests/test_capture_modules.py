@@ -175,6 +175,36 @@ def test_fused_and_unfused_timm_give_the_same_maps(name: str) -> None:
         assert entropy_ratio(hooked) < 0.95
 
 
+def test_transformers_with_fused_attention_gives_what_its_eager_path_returns() -> None:
+    """Asked for its attention, the fused model returns a tuple of None and a line in the log."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.PatchTSTConfig(
+        context_length=48,
+        patch_length=4,
+        patch_stride=4,
+        d_model=16,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        ffn_dim=16,
+        num_input_channels=2,
+        prediction_length=4,
+    )
+    model, series = sharpen(transformers.PatchTSTForPrediction(config)), drawn(3, 48, 2)
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        assert not any(isinstance(part, torch.Tensor) for part in model(series, output_attentions=True).attentions)
+    _, fused = read_attention(model, series)
+    model.set_attn_implementation("eager")
+    _, eager = read_attention(model, series)
+    with torch.no_grad():
+        returned = model(series, output_attentions=True).attentions
+    assert [record.source for record in fused.records + eager.records] == ["sdpa"] * 2 + ["softmax"] * 2
+    for with_kernel, without, reference in zip(fused.records, eager.records, returned, strict=True):
+        assert entropy_ratio(reference) < 0.9
+        assert torch.equal(without.weights, reference.reshape(without.weights.shape))
+        torch.testing.assert_close(with_kernel.weights, without.weights, atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("options", [{}, {"fullgraph": True}])
 def test_a_compiled_model_is_read_as_it_was_written(options: dict) -> None:
     model, x = sharpen(nn.Sequential(FusedAttention(), EagerAttention())), drawn(2, 9, 8)
