@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 import xarray as xr
-from trees import time_tree
+from models import tiny
+from stage_models import Picture, small, windows_of
+from trees import node_of, time_tree
 
+from laglens.attention.cube import attention_tree
 from laglens.errors import LaglensError
 from laglens.flow.lags import flow_table, rollout_lags
 from laglens.flow.rollout import FUSIONS, roll_out, rollout
 from laglens.store import read_tree, write_dataset, write_tree
+from laglens.time.reduce import to_time
 
 
 def random_maps(*shape: int, seed: int = 0) -> np.ndarray:
@@ -91,17 +95,52 @@ def test_special_tokens_are_left_out_of_the_rows_and_told() -> None:
     assert special["special_mass"].sizes == {"sample": 4, "layer": 3, "query": 48}
 
 
-def test_stacks_that_do_not_follow_each_other_are_refused() -> None:
-    tree = time_tree()
-    crossed = xr.DataTree.from_dict({"/": tree.to_dataset(), "/cross": tree["encoder"].to_dataset(inherit=False)})
-    with pytest.raises(LaglensError, match="this tree has 'cross'"):
-        roll_out(crossed)
-    other = time_tree(step=8)["decoder"].to_dataset(inherit=False)
-    mixed = xr.DataTree.from_dict(
-        {"/": tree.to_dataset(), "/encoder": tree["encoder"].to_dataset(inherit=False), "/decoder": other}
+def nodes(**datasets: xr.Dataset) -> xr.DataTree:
+    root = {"/": time_tree().to_dataset()}
+    return xr.DataTree.from_dict(root | {f"/{name}": node for name, node in datasets.items()})
+
+
+def test_stacks_that_do_not_go_on_from_the_first_are_left_out_with_the_reason() -> None:
+    square, other = node_of(time_tree()), node_of(time_tree(step=8), "decoder")
+    crossed = square.isel(key=slice(32))
+    tree = nodes(cross=crossed, encoder=square, encoder_flipped=square, decoder=other)
+    flow = roll_out(tree)
+    assert flow.attrs["left_out"] == {
+        "cross": "rollout follows encoder and then decoder",
+        "encoder_flipped": "rollout follows encoder and then decoder",
+        "decoder": "its tokens are not those of 'encoder'",
+    }
+    xr.testing.assert_equal(flow, roll_out(nodes(encoder=square)))
+    assert roll_out(nodes(encoder=crossed, decoder=other)).sizes["query"] == 24
+    with pytest.raises(LaglensError, match="nothing to roll out in this tree: 'encoder': its queries and keys are not"):
+        roll_out(nodes(encoder=crossed))
+
+
+@pytest.mark.parametrize("architecture", ["image", "numeric"])
+def test_the_rollout_of_the_capture_is_that_of_the_columns_where_each_is_one_token(architecture: str) -> None:
+    model = tiny(architecture)
+    series = np.random.default_rng(0).normal(size=(3, model.history + model.horizon)).cumsum(1)
+    windows = xr.Dataset({"series": (("sample", "time"), series)}, {"sample": np.arange(3)})
+    tree = to_time(attention_tree(model, windows, store="time", rollout=True))
+    streamed = roll_out(tree)
+    columns = xr.DataTree.from_dict(
+        {"/": tree.to_dataset()} | {f"/{name}": node_of(tree, name).drop_vars("rollout") for name in tree.children}
     )
-    with pytest.raises(LaglensError, match="'decoder' has 24, the query axis of 'encoder' 48"):
-        roll_out(mixed)
+    assert streamed.attrs["level"] == "tokens"
+    assert roll_out(columns).attrs["level"] == roll_out(tree, residual=0.3).attrs["level"] == "columns"
+    np.testing.assert_allclose(streamed["rollout"], roll_out(columns)["rollout"], atol=1e-6)
+    assert list(streamed["stack"].values) == ["encoder", "encoder", "decoder"]
+
+
+def test_a_rollout_through_special_tokens_is_not_that_of_the_columns() -> None:
+    model = small(Picture)
+    tree = to_time(attention_tree(model, windows_of(model), rollout=True, dtype="float32"))
+    node = node_of(tree)
+    flow = roll_out(tree)
+    np.testing.assert_allclose(flow["rollout"].sum("key"), 1, atol=1e-6)
+    np.testing.assert_allclose(flow["rollout"] * (1 - node["rollout_special"]), node["rollout"], atol=1e-6)
+    without = xr.DataTree.from_dict({"/": tree.to_dataset(), "/encoder": node.drop_vars("rollout")})
+    assert np.abs(flow["rollout"] - roll_out(without)["rollout"]).max() > 1e-3
 
 
 @pytest.mark.parametrize(
