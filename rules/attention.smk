@@ -15,12 +15,16 @@ rule capture_attention:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=3000,
+        mem_mb=int(1500 + 1000 * STUDY.attention.memory_gb),
         runtime=30,
     params:
         spec=spec(
             windows="attention.windows",
+            store="attention.store",
             dtype="attention.dtype",
+            memory_gb="attention.memory_gb",
+            statistics="attention.statistics",
+            rollout="attention.rollout",
             device="device",
             versions=True,
         ),

@@ -40,11 +40,12 @@ rule capture_controls:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=4000,
+        mem_mb=int(2000 + 1000 * STUDY.attention.memory_gb),
         runtime=60,
     params:
         spec=spec(
             windows="attention.windows",
+            memory_gb="attention.memory_gb",
             normalisation="time.normalisation",
             device="device",
             versions=True,

@@ -12,11 +12,13 @@ with job() as snakemake:
     spec, card = snakemake.params.spec, read_card(snakemake.input.card)
     model = restore_model(card, read_weights(snakemake.input.weights))
     control = read_dataset(snakemake.input.control)
+    shape = {"history": model.history, "horizon": model.horizon, "channels": model.channels}
     tree = control_time_tree(
         model,
         control,
-        partial(windows, history=card["history"], horizon=card["horizon"], n=spec["windows"]),
+        partial(windows, n=spec["windows"], **shape),
         normalisation=spec["normalisation"],
+        memory_gb=spec["memory_gb"],
         device=pick_device(spec["device"]),
         attrs={"model": card, "signal": control.attrs, "spec": spec, "versions": spec["versions"]},
     )

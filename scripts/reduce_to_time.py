@@ -1,10 +1,12 @@
 """Reduce attention from tokens to time."""
 
 from laglens.job import job
-from laglens.store import read_tree, write_tree
-from laglens.time.reduce import to_time
+from laglens.store import opened_tree, tree_writer
+from laglens.time.reduce import time_into
 
-with job() as snakemake:
-    attention = read_tree(snakemake.input.attention)
-    time = to_time(attention, normalisation=snakemake.params.spec["normalisation"])
-    write_tree(time, snakemake.output.time)
+with (
+    job() as snakemake,
+    opened_tree(snakemake.input.attention) as attention,
+    tree_writer(snakemake.output.time, list(attention.children)) as writer,
+):
+    time_into(writer, attention, normalisation=snakemake.params.spec["normalisation"])

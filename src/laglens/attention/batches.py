@@ -32,10 +32,6 @@ COPIES_OF_WEIGHTS = 4  # scores, weights, a temporary of their statistics, what 
 COPIES_OF_RESULTS = 2  # what a batch leaves, and the pieces made of it
 MOST_HEADS = 64
 NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
-OUT_OF_MEMORY: tuple[type[BaseException], ...] = (
-    MemoryError,
-    getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError),
-)
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def run_batches(
         try:
             with largest_output(model, watch=first == 0) as largest:
                 output, capture = read_attention(model, inputs.to(device), reader=reader, certify=first == 0)
-        except (*OUT_OF_MEMORY, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
             at_once = _fewer(len(inputs), error)
             continue
         if first == 0 and size is None:
@@ -100,9 +96,9 @@ def run_batches(
     next(progress, None)
 
 
-def _fewer(n: int, error: BaseException) -> int:
+def _fewer(n: int, error: Exception) -> int:
     """Half as many windows after an error of memory; any other error, and one of a single window, is raised."""
-    of_memory = isinstance(error, OUT_OF_MEMORY) or NO_MEMORY.search(str(error))
+    of_memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or NO_MEMORY.search(str(error))
     if isinstance(error, LaglensError) or not of_memory:
         raise error
     if n == 1:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
 from laglens.config.models import Model
 from laglens.config.section import Name, Section
 from laglens.config.signals import Signal
 
-HeadLabel = Annotated[str, StringConstraints(pattern=r"^(encoder|decoder|cross) L\d\d H\d\d$")]
+HeadLabel = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]* L\d\d H\d\d$")]
+RowStatistic = Literal["entropy", "effective_keys", "top_key"]
 QueryPart = Literal["horizon->history", "history->history", "horizon->horizon", "history->horizon", "readout->history"]
 
 
@@ -32,7 +33,21 @@ class Attention(Section):
     """How the attention is captured."""
 
     windows: PositiveInt = Field(16, description="windows of each signal that are shown to the model")
-    dtype: Literal["float16", "float32"] = Field("float16", description="precision in which maps are stored")
+    store: Literal["auto", "tokens", "time"] = Field(
+        "auto",
+        description="tokens: whole maps; time: maps reduced to time while the model runs, which needs little memory; "
+        "auto: tokens where all of them fit in `memory_gb`",
+    )
+    dtype: Literal["float16", "float32"] = Field("float16", description="precision in which maps of tokens are stored")
+    memory_gb: PositiveFloat = Field(
+        2.0, description="GB for the windows that run at once, beside the model; sets how many there are"
+    )
+    statistics: list[RowStatistic] = Field(
+        ["entropy", "effective_keys", "top_key"], description="what is kept of every row of tokens"
+    )
+    rollout: bool = Field(
+        False, description="follow the attention through all layers token by token while the model runs, for `flow`"
+    )
 
 
 class Time(Section):
