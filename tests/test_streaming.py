@@ -169,7 +169,7 @@ def test_any_call_equals_float64_and_explicit_pooling(
     torch.manual_seed(seed)
     columns, (n, m) = Columns(query_columns, key_columns), (len(query_columns), len(key_columns))
     shared = (*lead[:-1], lead[-1] // 2) if groups and lead and lead[-1] % 2 == 0 else lead
-    query, key, value = vectors(lead, n, 4), vectors(shared, m, 4), torch.randn(*shared, m, 3)
+    query, key, value = vectors(lead, n, 4), torch.randn(*shared, m, 4), torch.randn(*shared, m, 3)
     options = {"mask": masks(mask, lead, n, m), "is_causal": is_causal, "scale": scale}
     expected = naive(query, key, value, columns, **options)
     with blocks_of(elements):
@@ -189,7 +189,7 @@ def test_mass_is_conserved_and_uniform_attention_is_the_size_of_the_columns(
 ) -> None:
     torch.manual_seed(seed)
     columns = Columns(query, key)
-    tensors = vectors((2, 3), len(query), 4), vectors((2, 3), len(key), 4), torch.randn(2, 3, len(key), 4)
+    tensors = vectors((2, 3), len(query), 4), torch.randn(2, 3, len(key), 4), torch.randn(2, 3, len(key), 4)
     with blocks_of(elements):
         _, reduced = stream_attention(*tensors, columns)
         _, uniform = stream_attention(tensors[0] * 0, *tensors[1:], columns)
@@ -239,6 +239,19 @@ def test_an_image_of_a_large_model_keeps_its_precision() -> None:
     log_sum_exp = (query @ key.mT / 8).logsumexp(-1)
     mean_score = (query * F.scaled_dot_product_attention(query, key, key)).sum(-1) / 8
     torch.testing.assert_close(reduced["entropy"], log_sum_exp - mean_score, atol=5e-4, rtol=0)
+
+
+def test_the_weights_of_all_tokens_are_a_map_too() -> None:
+    query = vectors((2, 3), 40, 8)
+    columns = Columns.each_token(40, 40)
+    weights = naive(query, query, query, columns)["weights"]
+    for elements in (2**19, 400):  # all queries at once, and in blocks
+        with blocks_of(elements):
+            _, full = stream_attention(query, query, query, columns, statistics=())
+            _, half = stream_attention(query, query, query, columns, maps_dtype=torch.float16)
+        np.testing.assert_allclose(full["attention"], weights, atol=1e-6)
+        assert torch.equal(half["attention"], full["attention"].half())
+        assert (half["special_mass"] == 0).all() and (full["special_mass"] == 0).all()
 
 
 @pytest.mark.parametrize("heads_inside", [False, True])

@@ -40,6 +40,7 @@ def stream_attention(
     statistics: Sequence[str] = DEFAULT_STATISTICS,
     rollout: Tensor | None = None,
     residual: float = 0.5,
+    maps_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Scaled-dot-product attention, and where in time it looked.
 
@@ -58,6 +59,8 @@ def stream_attention(
     rollout, residual
         State of the attention rollout below this layer, ``(..., token, reached)`` (see `rollout_start`), and the weight
         of the residual connection. The weights of all heads are averaged (Abnar and Zuidema 2020).
+    maps_dtype
+        Of ``attention``, if not that of the scores, such as half for the weights of all tokens (`Columns.each_token`).
 
     Returns
     -------
@@ -97,10 +100,11 @@ def stream_attention(
             statistics=statistics,
             rollout=None if rollout is None else rollout.reshape(-1, *rollout.shape[-2:]),
             residual=residual,
+            maps_dtype=maps_dtype,
         )
         one.run()
     reduced = {"attention": one.maps, "special_mass": one.special_mass} | one.rows
-    reduced = {name: found.reshape(*lead, *found.shape[2:]) for name, found in reduced.items()}
+    reduced = {name: found.reshape(*lead, *found.shape[1:]) for name, found in reduced.items()}
     if one.rollout is not None and rollout is not None:
         reduced["rollout"] = one.rollout.above.reshape(*lead[:-1], *rollout.shape[-2:])
     return one.output.reshape(*lead, *one.output.shape[2:]), reduced
@@ -218,7 +222,7 @@ def reduce_weights(
     weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
     in_time, special = layout(columns, weights.device).pool_keys(_pool_queries(weights, columns))
     reduced = {"attention": in_time, "special_mass": special}
-    reduced |= {name: found for name, found in row_statistics(weights).items() if name in statistics}
+    reduced |= row_statistics(weights, statistics)
     if rollout is not None:
         below = rollout.to(weights.dtype)
         reduced["rollout"] = advance_rollout(below, below, weights.sum(-3), residual)

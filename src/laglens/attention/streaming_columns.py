@@ -51,6 +51,12 @@ class Columns:
         """Columns of a stack: tokens with the same span share one."""
         return cls(stack.query.column, stack.key.column)
 
+    @classmethod
+    @lru_cache(maxsize=16)
+    def each_token(cls, n_query: int, n_key: int) -> Columns:
+        """Every token is a column of its own, so that a map holds all weights."""
+        return cls(np.arange(n_query), np.arange(n_key))
+
     @property
     def tokens(self) -> tuple[int, int]:
         """Number of query and key tokens."""
@@ -130,6 +136,8 @@ class Layout:
         Keys by column, without special ones, if `key_range` does not say it.
     key_column
         Column of each key, special ones in one more.
+    keys_are_columns
+        Whether each key is a column, in order.
     special_keys
         The special keys; a slice if they are neighbours, so that no copy is needed.
     """
@@ -142,6 +150,7 @@ class Layout:
     key_range: slice | None
     key_order: Tensor
     key_column: Tensor
+    keys_are_columns: bool
     special_keys: Tensor | slice
 
     def pool_keys(self, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,6 +196,7 @@ def layout(columns: Columns, device: torch.device) -> Layout:
         moved=not np.array_equal(order, np.arange(len(order))),
         n_columns=n,
         key_tokens=int(sizes[0]) if (sizes == sizes[0]).all() else 0,
+        keys_are_columns=round_trip and len(key) == n,
         key_range=slice(first, first + len(in_time)) if round_trip else None,
         special_keys=slice(start, start + len(special)) if together else torch.from_numpy(special).to(device),
         **{name: torch.from_numpy(array).to(device) for name, array in index.items()},

@@ -10,19 +10,29 @@ import torch
 from torch import Tensor
 
 SMALLEST = 2**20  # multiply-adds of a product below which calling oneDNN costs more than it saves
+ALONE = 2**22  # multiply-adds above which a product with oneDNN is faster than several at once without
 HEAP = 2**25 - 2**16  # bytes; above it glibc never raises its limit
 
 
 def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """``(batch, row, inner) @ (batch, inner, column)``, in `out` unless a new tensor is faster.
+    """``(part, row, inner) @ (part, inner, column)``, in `out` unless a new tensor is faster.
 
     torch hands float32 products to MKL, which keeps to AVX2 on processors that are not Intel's; oneDNN, which torch
     uses for its compiled linear layers, takes AVX-512 where there is any: half the time on an AMD EPYC (Zen 5).
     """
-    linear = _linear() if left.shape[0] == 1 and left.device.type == "cpu" and left.dtype == torch.float32 else None
+    linear = _linear() if len(left) == 1 and _may(left) else None
     if linear is None or left.numel() * right.shape[-1] < SMALLEST:
         return torch.bmm(left, right, out=out)
     return linear(left[0], right[0].t(), None, "none", [], "")[None]
+
+
+def better_alone(query: Tensor, n_keys: int) -> bool:
+    """Whether heads are best worked on one at a time."""
+    return query.shape[-2] * query.shape[-1] * n_keys >= ALONE and _may(query) and _linear() is not None
+
+
+def _may(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype != torch.float64
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import torch
 from torch import Tensor
@@ -41,14 +41,17 @@ STATISTICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def row_statistics(weights: Tensor) -> dict[str, Tensor]:
-    """The same from weights alone: ``(..., query, key) -> (..., query)`` each.
+def row_statistics(weights: Tensor, names: Container[str] = tuple(STATISTICS)) -> dict[str, Tensor]:
+    """Statistics of rows whose weights are at hand: ``(..., query, key) -> (..., query)`` each.
 
     A row without visible keys has entropy 0 and 0 effective keys.
     """
-    squares = weights.square().sum(-1)
-    return {
-        "effective_keys": torch.where(squares > 0, 1 / squares, 0.0),
-        "top_key": weights.argmax(-1).int(),
-        "entropy": -torch.special.xlogy(weights, weights).sum(-1),
-    }
+    found = {}
+    if "effective_keys" in names:
+        squares = weights.square().sum(-1)
+        found["effective_keys"] = torch.where(squares > 0, 1 / squares, 0.0)
+    if "top_key" in names:
+        found["top_key"] = weights.argmax(-1).int()
+    if "entropy" in names:
+        found["entropy"] = -torch.special.xlogy(weights, weights).sum(-1)
+    return found
