@@ -10,6 +10,7 @@ from models import tiny
 from torch import nn
 
 from laglens.attention.capture import read_attention
+from laglens.attribution.causal import knock_out_table, measure_knock_outs
 from laglens.attribution.cuts import Cut, CutEdges, comb, matched_cuts, single_lags, token_lags
 from laglens.attribution.effects import paired_effect
 from laglens.attribution.knock_out import causal_lag_curve, knock_out, knock_out_heads, token_step
@@ -196,6 +197,20 @@ def test_paired_effect_against_hand_computation():
     assert found.size == pytest.approx(difference.mean() / difference.std())
     assert found.lower < difference.mean() < found.upper
     assert not math.isnan(found.lower)
+
+
+def test_all_knock_outs_of_a_signal_in_one_table(waves):
+    tree = measure_knock_outs(Copier(), waves, [12.0, 1.5])
+    table = knock_out_table(tree)
+    comb = table[(table["cut"] == "comb") & (table["measure"] == "error_change")].iloc[0]
+    assert (comb["period"], comb["matters"], comb["head"]) == (12.0, "yes", "encoder L00 H00")
+    assert comb["head_effect"] == pytest.approx(comb["effect"])
+    refused = table[table["period"] == 1.5].iloc[0]
+    assert refused["matters"] == "not testable"
+    assert set(table["cut"].dropna()) == {"comb", "band"}
+    assert tree["curve"]["forecast_change"].dims == ("lag", "sample")
+    still = knock_out_table(measure_knock_outs(Copier(), waves, [17.0]))
+    assert set(still["matters"]) == {"no"}
 
 
 def test_wrong_asks_are_refused(waves):

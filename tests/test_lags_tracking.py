@@ -6,7 +6,8 @@ from test_lags_combs import swap_tree
 from trees import time_tree
 
 from laglens.errors import LaglensError
-from laglens.lags.tracking import candidate_combs, near, track_periods
+from laglens.lags.comb_tests import swap_test
+from laglens.lags.tracking import candidate_combs, following_table, near, track_periods
 
 PERIODS = (28.0, 36.0, 44.0, 60.0, 80.0)  # the heads look at the first multiple alone, from 12 samples on
 NOISE = {"history": 160, "horizon": 32, "heads": ("uniform", "uniform", "first", "decay"), "samples": 30, "seed": 99}
@@ -30,6 +31,16 @@ def test_a_head_that_always_looks_at_one_lag_has_slope_zero():
     assert np.abs(found["encoder"]["slope"].sel(head=0)).max() < 0.05
     assert found["encoder"]["at_period"].sel(head=0).values == pytest.approx(0.2)
     assert found["encoder"]["chance_at_period"].sel(head=0).values == pytest.approx(0.2, abs=1e-9)
+
+
+def test_table_puts_the_heads_that_follow_first():
+    probe = swap_tree(PERIODS)
+    table = following_table(swap_test(probe, n_permutations=99), track_periods(probe, time_tree(**NOISE)))
+    assert len(table) == 12
+    assert (table["head"].iloc[:3] == 0).all()
+    assert (table["p_swap"].iloc[:3] == 0.01).all()
+    assert (table["slope_lower"].iloc[:3] > 0.7).all()
+    assert (table["at_multiple"].iloc[:3] > table["chance_at_multiple"].iloc[:3]).all()
 
 
 def test_near_counts_multiples_within_a_token():

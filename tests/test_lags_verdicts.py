@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from test_lags_combs import swap_tree
 from trees import control_tree, time_tree
 
@@ -60,6 +61,14 @@ def test_each_failed_condition_is_named(comb, follows):
         "noise with the same memory shows as much" in text
         for text in reasons(verdict_table(quiet, follows, untrained()))
     )
+
+
+def test_tokens_too_coarse_for_the_swap_are_said(comb):
+    left_out = swap_test(xr.DataTree(xr.Dataset(attrs={"left_out": "tokens of 64 samples"})))
+    table = verdict_table(comb, left_out, untrained())
+    of_head = table[(table["head"] == 0) & (table["period"] == 44.0)]
+    assert of_head["verdict"].eq(NOT_SUPPORTED).all()
+    assert set(of_head["reason"]) == {"tokens are too coarse to see whether it follows other periods"}
 
 
 def test_untrained_contrast_is_the_largest_of_any_head():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from laglens.errors import LaglensError
-from laglens.signals.probes import SHORTEST, make_swap_probe, make_white_probe, swap_periods
+from laglens.signals.probes import SHORTEST, make_probes, make_swap_probe, make_white_probe, swap_periods
 
 
 @pytest.mark.parametrize(("step", "longest", "n"), [(8, 256, 6), (4, 256, 6), (1, 100, 6), (16, 512, 4)])
@@ -20,7 +20,8 @@ def test_periods_are_testable_and_share_no_teeth(step, longest, n):
 
 
 def test_no_room_for_periods_is_said():
-    with pytest.raises(LaglensError, match="hold no 6 unrelated periods"):
+    assert len(swap_periods(16, 200)) == 2
+    with pytest.raises(LaglensError, match="hold no two unrelated periods of at least 4.5 tokens"):
         swap_periods(16, 100)
 
 
@@ -35,6 +36,15 @@ def test_waves_have_their_period_and_are_drawn_independently():
     again = make_swap_probe([24.0, 36.0], 1440, inputs=3, seed=1)
     assert probe.identical(again)
     assert not probe.equals(make_swap_probe([24.0, 36.0], 1440, inputs=3, seed=2))
+
+
+def test_probes_of_a_model_say_when_its_tokens_are_too_coarse():
+    fine = make_probes(8, 256, 128, periods=6, inputs=2, noises=5, name="m")
+    assert fine["swap"].sizes == {"sample": 12, "time": 384}
+    assert fine["white"].sizes == {"sample": 5, "time": 384}
+    coarse = make_probes(64, 256, 128, periods=6, inputs=2, noises=5, name="m")
+    assert coarse["swap"].sizes["sample"] == 0
+    assert "no two unrelated periods" in coarse["swap"].attrs["left_out"]
 
 
 def test_white_noise_is_white():

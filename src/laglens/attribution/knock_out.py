@@ -17,7 +17,7 @@ from laglens.attention.capture import AttentionCapture, read_attention
 from laglens.attribution.cuts import HALF_WIDTH, Cut, CutEdges, one_head_at_a_time, single_lags, token_lags
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster
-from laglens.models.tokens import SPECIAL, Stack
+from laglens.models.tokens import Stack
 from laglens.progress import logger, track
 from laglens.signals.windows import histories
 
@@ -166,9 +166,7 @@ def knock_out_heads(model: Forecaster, windows: xr.Dataset, cut: Cut, **options:
 def token_step(model: Forecaster) -> float:
     """Input samples from one key token to the next, in the first stack that reads the history for the forecast."""
     stacks = [stack for stack in model.stacks if forecasting_part(stack, model.history)] or list(model.stacks)
-    tokens = stacks[0].key
-    starts = np.unique(tokens.start[tokens.part != SPECIAL])
-    return float(np.median(np.diff(starts)))
+    return stacks[0].key.step
 
 
 def _lags_of_modules(model: Forecaster, device: torch.device | str) -> dict[str, Tensor]:

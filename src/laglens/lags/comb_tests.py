@@ -142,13 +142,16 @@ def swap_test(
         One node per stack that reads the history for the forecast, ``(layer, head)``: ``statistic`` (standard
         deviations of the head's contrasts), ``p_family`` over all heads of all stacks. Attributes of the root:
         ``selected`` (stack, layer, head that is largest on every second input of each period) and ``p_selected``,
-        its p on the other inputs alone, ``smallest_p``, ``periods``, ``n_inputs``.
+        its p on the other inputs alone, ``smallest_p``, ``periods``, ``n_inputs``. No stacks, where the probe was
+        ``left_out`` because tokens are too coarse.
 
     Raises
     ------
     LaglensError
         No true periods, or fewer than two inputs of a period; a period that tokens or lags cannot show.
     """
+    if "left_out" in probe_tree.attrs:
+        return xr.DataTree(xr.Dataset(attrs=probe_tree.attrs))
     if "true_period" not in probe_tree.to_dataset().coords:
         raise LaglensError("the probe has no 'true_period (sample)'; make it with laglens.make_swap_probe")
     true = probe_tree.to_dataset()["true_period"].values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import theilslopes
@@ -18,6 +19,10 @@ Array = NDArray[np.float64]
 SHORTEST = 3.0  # tokens of the shortest period looked for
 CANDIDATES = 240
 PERMUTATIONS = 200
+FOLLOWING = (
+    "stack", "layer", "head", "part", "statistic", "p_swap", "slope", "slope_lower", "slope_upper",
+    "at_period", "chance_at_period", "at_multiple", "chance_at_multiple",
+)  # fmt: skip
 
 
 def track_periods(
@@ -58,6 +63,8 @@ def track_periods(
     LaglensError
         No true periods, or no stack that reads the history for the forecast.
     """
+    if "left_out" in probe_tree.attrs:
+        return xr.DataTree(xr.Dataset(attrs=probe_tree.attrs))
     if "true_period" not in probe_tree.to_dataset().coords:
         raise LaglensError("the probe has no 'true_period (sample)'; make it with laglens.make_swap_probe")
     true = probe_tree.to_dataset()["true_period"].values
@@ -68,6 +75,35 @@ def track_periods(
         nodes[f"/{name}"] = _tracked(z, lag, layout.table.step, true, node, confidence, seed).assign_attrs(part=part)
     root = xr.Dataset(coords={"true_period": ("sample", true, {"units": "input samples"})}, attrs=probe_tree.attrs)
     return xr.DataTree.from_dict({"/": root, **nodes})
+
+
+def following_table(tested: xr.DataTree, tracked: xr.DataTree) -> pd.DataFrame:
+    """One row per head: whether it follows periods, and how closely; those that follow best first.
+
+    Parameters
+    ----------
+    tested, tracked
+        From `laglens.lags.comb_tests.swap_test` and `track_periods`, on the same probe.
+    """
+    rows = []
+    for name in tested.children:
+        test, track = stack_dataset(tested, name), stack_dataset(tracked, name)
+        numbers = [test[key] for key in ("statistic", "p_family")]
+        numbers += [
+            track[key] for key in ("slope", "at_period", "chance_at_period", "at_multiple", "chance_at_multiple")
+        ]
+        for i, j in np.ndindex(test.sizes["layer"], test.sizes["head"]):
+            place = {"stack": name, "layer": int(test["layer"][i]), "head": int(test["head"][j])}
+            interval = track["slope_interval"].values[i, j]
+            found = {str(array.name).replace("p_family", "p_swap"): float(array.values[i, j]) for array in numbers}
+            rows.append(
+                place
+                | {"part": test.attrs["part"]}
+                | found
+                | dict(zip(("slope_lower", "slope_upper"), interval, strict=True))
+            )
+    table = pd.DataFrame(rows, columns=list(FOLLOWING))
+    return table.sort_values(["p_swap", "statistic"], ascending=[True, False], kind="stable").reset_index(drop=True)
 
 
 def standardised(node: xr.Dataset, noise: xr.Dataset, layout: Layout, part: str) -> tuple[Array, Array]:

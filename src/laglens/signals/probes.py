@@ -21,7 +21,7 @@ NOISE = 0.05  # standard deviation beside a wave of 1, as in the evaluation seri
 
 
 def swap_periods(step: float, longest: float, n: int = 6) -> Array:
-    """Periods for the period-swap test: `n` of them, spread evenly in log, none near a multiple of another.
+    """Periods for the period-swap test: `n` or fewer, spread evenly in log, none near a multiple of another.
 
     Parameters
     ----------
@@ -33,18 +33,26 @@ def swap_periods(step: float, longest: float, n: int = 6) -> Array:
     Raises
     ------
     LaglensError
-        The lags leave no room for `n` periods.
+        The lags leave no room for two periods.
     """
     first, last = SHORTEST * step, longest / CYCLES
-    candidates = np.geomspace(first, last, 40 * n) if last > first else np.empty(0)
-    chosen: list[float] = []
-    for target in np.geomspace(first, max(first, last), n):
+    for fewer in range(n, 1, -1) if last > first else ():
+        chosen = _unrelated(first, last, fewer)
+        if chosen is not None:
+            return chosen
+    raise LaglensError(
+        f"lags up to {longest:g} samples at {step:g} samples per token hold no two unrelated periods of at least "
+        f"{SHORTEST:g} tokens; give the model a longer history"
+    )
+
+
+def _unrelated(first: float, last: float, n: int) -> Array | None:
+    """`n` periods, each the free one nearest to its place on an even grid; None where none is free."""
+    candidates, chosen = np.geomspace(first, last, 40 * n), list[float]()
+    for target in np.geomspace(first, last, n):
         free = [p for p in candidates if not any(_related(p, q) for q in chosen)]
         if not free:
-            raise LaglensError(
-                f"lags up to {longest:g} samples at {step:g} samples per token hold no {n} unrelated periods of at "
-                f"least {SHORTEST:g} tokens; give the model a longer history, or ask for fewer periods"
-            )
+            return None
         chosen.append(float(min(free, key=lambda p: abs(np.log(p / target)))))
     return np.sort(chosen)
 
@@ -55,8 +63,43 @@ def _related(a: float, b: float) -> bool:
     return any(abs(ratio / multiple - 1) < TOO_CLOSE for multiple in (1, 2, 3, 4))
 
 
+def make_probes(
+    step: float,
+    history: int,
+    horizon: int,
+    *,
+    periods: int,
+    inputs: int,
+    noises: int,
+    seed: int = 0,
+    name: str = "model",
+) -> dict[str, xr.Dataset]:
+    """The probes of one model: ``swap`` and ``white``.
+
+    Where its tokens are too coarse for two periods, ``swap`` has no sample, and its attribute ``left_out`` the reason.
+
+    Parameters
+    ----------
+    step, history, horizon
+        Input samples per token, seen, and forecast.
+    periods, inputs
+        Periods of the swap probe, and waves of each.
+    noises
+        White noise series.
+    """
+    length = history + horizon
+    white = make_white_probe(noises, length, seed=seed, name=name)
+    try:
+        chosen = swap_periods(step, history, periods)
+    except LaglensError as error:
+        swap = white.isel(sample=slice(0)).assign_attrs(control="swap", left_out=str(error))
+    else:
+        swap = make_swap_probe(chosen, length, inputs=inputs, seed=seed, name=name)
+    return {"swap": swap, "white": white}
+
+
 def make_swap_probe(
-    periods: Sequence[float], length: int, *, inputs: int = 8, seed: int = 0, name: str = "model"
+    periods: Sequence[float] | Array, length: int, *, inputs: int = 8, seed: int = 0, name: str = "model"
 ) -> xr.Dataset:
     """Waves with random phases, overtones and noise; `inputs` for each period.
 

@@ -35,7 +35,7 @@ def probe_time_tree(
     Returns
     -------
     xr.DataTree
-        A time tree without row statistics.
+        A time tree without row statistics; of a probe without samples a tree without stacks.
 
     Raises
     ------
@@ -44,6 +44,8 @@ def probe_time_tree(
     """
     inputs = xr.Dataset({"series": probe["value"]})
     about = {"control": probe.attrs.get("control", ""), "signal": probe.attrs} | (attrs or {})
+    if not probe.sizes["sample"]:
+        return xr.DataTree(xr.Dataset(attrs=about | {"left_out": probe.attrs.get("left_out", "the probe is empty")}))
     options: dict[str, Any] = {"statistics": (), "memory_gb": memory_gb, "device": device, "attrs": about}
     return to_time(attention_tree(model, inputs, store="time", **options), normalisation=normalisation)
 
