@@ -180,6 +180,14 @@ class TokenMap:
         return (self.start + self.end - 1) / 2
 
     @property
+    def step(self) -> float:
+        """Usual distance of neighbouring tokens in time, in input samples; of a single one its width."""
+        centres = np.unique(self.time[self.part != SPECIAL])
+        if len(centres) > 1:
+            return float(np.median(np.diff(centres)))
+        return float(np.nanmax(self.end - self.start))
+
+    @property
     def column(self) -> NDArray[np.int64]:
         """Index of the time column of each token, ``(token,)`` (see `time_columns`)."""
         return time_columns(self.start, self.end, self.part)

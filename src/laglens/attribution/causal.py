@@ -1,0 +1,127 @@
+"""All knock-outs of one model on one signal: its periods, one lag after the other, one head after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from laglens.attribution.cuts import HALF_WIDTH, Cut, comb, matched_cuts
+from laglens.attribution.effects import MEASURES, paired_effect
+from laglens.attribution.knock_out import causal_lag_curve, knock_out, knock_out_heads, token_step
+from laglens.lags.testability import testability
+from laglens.models.forecaster import Forecaster
+
+SMALLEST_EFFECT = 0.05  # standard deviations of the history; random weights stay below 0.02
+YES, NO, UNKNOWN = "yes", "no", "not testable"
+COLUMNS = (
+    "period", "tokens", "cut", "measure", "effect", "control", "share", "lower", "upper", "win", "size", "n", "spared",
+    "matters", "head", "head_effect",
+)  # fmt: skip
+
+
+def measure_knock_outs(
+    model: Forecaster,
+    windows: xr.Dataset,
+    periods: Sequence[float],
+    *,
+    half_width: float = HALF_WIDTH,
+    seed: int = 0,
+    **options: Any,
+) -> xr.DataTree:
+    """Knock out the attention at every testable period, at single lags, and in single heads.
+
+    Parameters
+    ----------
+    windows
+        ``series (sample, time)``; the horizon may hold NaN.
+    periods
+        [input samples]; those under 2 tokens are left out, with the reason in the attribute ``not_testable``.
+    half_width
+        Of a band on either side of its lag [tokens].
+    seed
+        Of the random control lags.
+    options
+        ``batch`` and ``device``, as in `knock_out`.
+
+    Returns
+    -------
+    xr.DataTree
+        ``curve``: `causal_lag_curve`. ``period_0`` and so on: `knock_out` of the matched cuts of each testable period
+        (attribute ``period``), and below it per stack the comb cut in one head after the other (`knock_out_heads`).
+
+    Raises
+    ------
+    LaglensError
+        As `knock_out`.
+    """
+    step, n = token_step(model), windows.sizes["sample"]
+    judged = [testability(period, step) for period in periods]
+    nodes: dict[str, Any] = {"/curve": causal_lag_curve(model, windows, **options)}
+    rng = np.random.default_rng(seed)
+    for i, period in enumerate(p.period for p in judged if p.testable != "no"):
+        cuts = matched_cuts([period] * n, model.history, step, rng)
+        effects = knock_out(model, windows, cuts, half_width=half_width, **options)
+        nodes[f"/period_{i}"] = effects.assign_attrs(effects.attrs | {"period": period, "tokens": period / step})
+        whole = Cut("comb", comb([period] * n, model.history))
+        heads = knock_out_heads(model, windows, whole, half_width=half_width, **options)
+        nodes |= {f"/period_{i}/{name}": node.to_dataset(inherit=False) for name, node in heads.children.items()}
+    refused = {repr(p.period): str(p) for p in judged if p.testable == "no"}
+    attrs = windows.attrs | {"not_testable": refused, "half_width": half_width, "samples_per_token": step}
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **nodes})
+
+
+def knock_out_table(tree: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    """What each period is worth to the forecast: one row per period, cut (comb or band) and measure.
+
+    ``matters`` is yes where the interval of the difference from the controls lies above 0 and the effect is at least
+    0.05 standard deviations of the history; ``head`` is the one whose comb costs most, with its effect. Periods under 2
+    tokens have a row that says ``not testable``.
+
+    Parameters
+    ----------
+    tree
+        From `measure_knock_outs`.
+    """
+    rows = [
+        row
+        for name, node in tree.children.items()
+        if name.startswith("period_")
+        for row in _rows(node, confidence, seed)
+    ]
+    step, refused = tree.attrs["samples_per_token"], map(float, tree.attrs["not_testable"])
+    rows += [{"period": period, "tokens": period / step, "matters": UNKNOWN} for period in refused]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rows(node: xr.DataTree, confidence: float, seed: int) -> list[dict[str, Any]]:
+    effects, rows = node.to_dataset(inherit=False), []
+    of_period = {"period": effects.attrs["period"], "tokens": effects.attrs["tokens"]}
+    for measure in MEASURES:
+        if np.count_nonzero(np.isfinite(effects[measure].sel(cut="comb").values)) < 3:
+            continue  # no truth to compare with
+        head, worth = _needed_head(node, measure)
+        for cut in ("comb", "band"):
+            found = paired_effect(effects, cut, measure=measure, confidence=confidence, seed=seed)
+            matters = found.lower > 0 and found.effect >= SMALLEST_EFFECT
+            of_cut: dict[str, Any] = {"cut": cut, "measure": measure, "matters": YES if matters else NO}
+            of_cut |= {"spared": int(effects["spared"].sel(cut=cut)), "head": head, "head_effect": worth}
+            rows.append(of_period | asdict(found) | of_cut)
+    return rows
+
+
+def _needed_head(node: xr.DataTree, measure: str) -> tuple[str, float]:
+    """The head whose comb, cut alone, costs most on average over samples."""
+    best = ("", -np.inf)
+    for name, child in node.children.items():
+        worth = child.to_dataset(inherit=False)[measure].mean("sample")
+        layer, head = np.unravel_index(int(np.argmax(worth.values)), worth.shape)
+        value = float(worth.values[layer, head])
+        best = max(
+            best, (f"{name} L{int(worth['layer'][layer]):02} H{int(worth['head'][head]):02}", value), key=lambda x: x[1]
+        )
+    return best
