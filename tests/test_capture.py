@@ -184,7 +184,8 @@ def test_under_autocast_scores_come_from_the_cast_tensors() -> None:
         output, capture = read_attention(Normalised().eval(), x)
     record = capture.records[0]
     cast = F.layer_norm(x, (16,)).bfloat16()
-    assert output.dtype == torch.bfloat16 and record.weights.dtype == torch.float32
+    assert output.dtype == torch.bfloat16
+    assert record.weights.dtype == torch.float32
     expected = naive_weights(cast, cast, torch.ones(9, 9, dtype=torch.bool), 0.25)
     torch.testing.assert_close(record.weights.double(), expected, atol=2e-6, rtol=1e-5)
     assert 1e-4 < record.error < 8e-3

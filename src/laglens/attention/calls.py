@@ -123,8 +123,8 @@ class Record:
     shape
         Number of queries (or of selected ones) and of keys.
     weights
-        ``(batch, head, query, key)`` as the model lays them out, after softmax, before dropout, at least float32;
-        None if the reader kept something else.
+        ``(batch, head, query, key)`` as the model lays them out, after softmax, before dropout; at least float32
+        where they were computed again. None if the reader kept something else.
     reduced
         What the reader kept instead of the weights.
     selected
@@ -135,7 +135,8 @@ class Record:
     tolerance
         Largest `error` that rounding explains.
     empty_rows
-        Queries that may see no key; their weights are 0.
+        Queries that may see no key, by the mask. Their weights are what the kernel makes of them: 0, or uniform
+        where the mask holds the smallest number of its type instead of -inf.
     """
 
     module: str

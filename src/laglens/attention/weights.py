@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from laglens.attention.calls import AttentionCall, Reading
+from laglens.attention.kernels import SDPA
 
 
 def attention_weights(
@@ -65,8 +67,10 @@ class DenseReader:
 def as_computed(call: AttentionCall) -> AttentionCall:
     """The call with its tensors in the type that the kernel casts them to under autocast."""
     operands, mask = call.operands, call.mask
-    dtype = _autocast_dtype(operands[0].device.type)
-    if dtype is None:
+    device = operands[0].device.type
+    autocast = _autocast_dtype(device)
+    dtype = torch.float32 if autocast is None else _cast_by_kernel(device, autocast)
+    if dtype == torch.float32:
         return call
 
     def cast(tensor: Tensor) -> Tensor:
@@ -121,6 +125,14 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
     if _autocast_dtype(device.type) is None:
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+@lru_cache
+def _cast_by_kernel(device: str, autocast: torch.dtype) -> torch.dtype:
+    """What the kernel makes of float32 under this autocast: not every device and version of torch casts here."""
+    probe = torch.zeros(1, 1, 1, 1, device=device)
+    with torch.autocast(device, dtype=autocast):
+        return SDPA(probe, probe, probe).dtype
 
 
 def _autocast_dtype(device: str) -> torch.dtype | None:
