@@ -21,6 +21,7 @@ include: "rules/signals.smk"
 include: "rules/models.smk"
 include: "rules/attention.smk"
 include: "rules/time.smk"
+include: "rules/recordings.smk"
 include: "rules/lags.smk"
 include: "rules/heads.smk"
 include: "rules/flow.smk"
@@ -34,6 +35,13 @@ rule all:
         *targets(),
     message:
         "Everything the study asks for is there"
+
+
+rule windows:
+    input:
+        *exported(),
+    message:
+        "The windows of every model that runs in another environment are there"
 
 
 onsuccess:

@@ -9,6 +9,8 @@ rule capture_attention:
         "logs/capture_attention/{model}/{signal}.log",
     benchmark:
         "logs/capture_attention/{model}/{signal}.tsv"
+    wildcard_constraints:
+        model=one_of(set(STUDY.models) - RECORDED),
     priority: 50
     conda:
         "../envs/laglens.yaml"

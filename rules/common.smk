@@ -30,6 +30,7 @@ SHIPPED = {
     if getattr(STUDY.models[name], "weights", None) == "shipped"
     and (SHIPPED_WEIGHTS / f"{name}.safetensors").is_file()
 }
+RECORDED = {name for name, m in STUDY.models.items() if m.architecture == "recording"}
 LOADED = {
     name for name, m in STUDY.models.items() if m.architecture in LOADED_ARCHITECTURES
 }
@@ -95,6 +96,13 @@ def checkpoint_files(wildcards):
     return launch.checkpoint_files(STUDY.models[wildcards.model])
 
 
+def recording(wildcards):
+    """Input: what was recorded in another environment; where it is not yet, the job says so."""
+    folder = STUDY.models[wildcards.model].folder
+    path = Path(folder, f"{wildcards.signal}.npz")
+    return path.as_posix() if path.is_file() else []
+
+
 def fit_of(model, signal):
     """What was trained: a model, or a model for one signal."""
     return model if model in TRAINED_ONCE else f"{model}/{signal}"
@@ -124,14 +132,24 @@ def figure(path):
     return [f"results/figures/{path}.{suffix}" for suffix in FORMATS]
 
 
+def exported():
+    """Windows for the models that run in another environment."""
+    pairs = (pair for pair in STUDY.pairs if pair[0] in RECORDED)
+    return [f"results/windows/{model}/{signal}.npz" for model, signal in pairs]
+
+
 def targets():
     """Everything that the study asks for."""
     for model, signal in STUDY.pairs:
+        # A recording has no model to run: its forecast cannot be attributed.
+        without_model = ("attribution",) if model in RECORDED else ()
         for stage in ("lags", "heads", "flow", "attribution"):
-            yield f"results/{stage}/{model}/{signal}.csv"
+            if stage not in without_model:
+                yield f"results/{stage}/{model}/{signal}.csv"
         for name in ("head_sheet", "mosaic", "lag_strip"):
             yield from figure(f"{model}/{signal}/{name}")
-    fits = (fit_of(*pair) for pair in STUDY.pairs if pair[0] not in LOADED)
+    trained = (pair for pair in STUDY.pairs if pair[0] not in LOADED | RECORDED)
+    fits = (fit_of(*pair) for pair in trained)
     for fit in dict.fromkeys(fits):
         yield from figure(f"{fit}/training")
     for comparison in STUDY.comparisons:

@@ -73,7 +73,7 @@ rule train_model:
     benchmark:
         "logs/train_model/{model}.tsv"
     wildcard_constraints:
-        model=one_of(TRAINED_ONCE - SHIPPED - LOADED),
+        model=one_of(TRAINED_ONCE - SHIPPED - LOADED - RECORDED),
     priority: 10
     conda:
         "../envs/laglens.yaml"

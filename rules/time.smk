@@ -34,6 +34,8 @@ rule capture_controls:
         "logs/capture_controls/{model}/{signal}.log",
     benchmark:
         "logs/capture_controls/{model}/{signal}.tsv"
+    wildcard_constraints:
+        model=one_of(set(STUDY.models) - RECORDED),
     priority: 60
     conda:
         "../envs/laglens.yaml"

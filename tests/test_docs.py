@@ -82,6 +82,11 @@ def test_settings_that_are_shown_are_valid(name, tmp_path, monkeypatch):
                 header = [signal.get("time"), *([c] if isinstance(c := signal.get("column"), str) else c or ["value"])]
                 Path(signal["file"]).parent.mkdir(exist_ok=True)
                 Path(signal["file"]).write_text(",".join(filter(None, header)) + "\n")
+        for model in shown.get("models", {}).values():
+            for key in {"checkpoint", "factory"} & set(model):
+                file = Path(model[key].removesuffix(":build"))
+                file.parent.mkdir(exist_ok=True)
+                file.write_text("")
         whole = {key: MINIMAL[key] | shown.get(key, {}) for key in ("signals", "models")}
         load_study({"runs": MINIMAL["runs"], **shown, **whole})
 

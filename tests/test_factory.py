@@ -108,11 +108,31 @@ def weights_of(model: nn.Module, history: torch.Tensor) -> dict[str, torch.Tenso
     return {record.module: record.weights for record in read_attention(model, history)[1].records}
 
 
+def test_the_example_of_the_documentation_runs(write) -> None:
+    page = (Path(__file__).parents[1] / "docs/models.md").read_text("utf-8")
+    example = page.split("<!-- my_model.py: a test runs it -->\n```python\n")[1].split("```")[0]
+    lines = example.splitlines()
+    assert len(lines) <= 20 and max(map(len, lines)) <= 120
+    model = load_model("factory", write(example), {"arguments": {"width": 16}})
+    torch.save(model.model.state_dict(), "my_weights.pt")
+    again = load_model(
+        "factory", "my_model.py:build", {"arguments": {"width": 16}, "checkpoint": "my_weights.pt"}, seed=9
+    )
+    history = torch.randn(2, 96, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(model(history), again(history))
+    assert model(history).shape == (2, 24)
+    assert {name: w.shape[-2:] for name, w in weights_of(model, history).items()} == {
+        f"model.encoder.layers.{i}.self_attn": (24, 24) for i in range(2)
+    }
+    np.testing.assert_array_equal(model.stacks[0].key.time, np.arange(24) * 4 + 1.5)
+
+
 def test_a_transformer_encoder_is_read_with_its_fast_path_on(write) -> None:
     model = sharpen(load_model("factory", write(ENCODER), SIZES | {"arguments": {"width": 16}}), gain=3)
     (stack,) = model.stacks
     assert stack.layers == ("model.encoder.layers.0.self_attn", "model.encoder.layers.1.self_attn")
-    assert not stack.causal and len(stack.key) == 24 and not stack.key.readout.any()
+    assert not stack.causal and stack.key.readout.tolist() == [False] * 23 + [True]
     assert torch.backends.mha.get_fastpath_enabled()
     found = weights_of(model, histories())
     inner = model.model
@@ -362,6 +382,22 @@ def test_an_adapted_model_is_called_as_its_function_says() -> None:
     assert forecast.shape == (2, 5) and forecast.dtype == torch.float64
     assert [record.shape for record in capture.records] == [(12, 12)]
     assert model.stacks[0].layers == ("model.1.layers.0.self_attn",)
+
+
+@pytest.mark.parametrize(
+    ("predict", "read"),
+    [
+        (lambda model, history: model(history.float()[..., None]).mean(1), [True] * 12),
+        (lambda model, history: model(history.float()[..., None])[:, [3, 5]].mean(1), [i in (3, 5) for i in range(12)]),
+        (lambda model, history: model(history.float()[..., None]).softmax(-1)[:, 7], [i == 7 for i in range(12)]),
+        (lambda model, history: model(history.float()[..., None])[:, -1].detach(), [False] * 12),
+    ],
+)
+def test_the_tokens_that_the_forecast_is_read_from_are_told_by_its_gradient(predict, read: list[bool]) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    module = nn.Sequential(nn.Linear(1, 8), nn.TransformerEncoder(layer, 2), nn.Linear(8, 5))
+    (stack,) = laglens.adapt(module, history=12, horizon=5, predict=predict).eval().stacks
+    assert stack.key.readout.tolist() == read
 
 
 def test_attention_in_the_module_itself_is_the_stack_of_no_name() -> None:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from laglens.config.adapters import RecordedModel
 from laglens.config.messages import nearest
 from laglens.config.models import SHIPPED, SignalModel
 from laglens.config.signals import OwnTable
@@ -131,8 +130,6 @@ def _missing_models(study: Study) -> Iterator[str]:
         factory = getattr(model, "factory", "").rpartition(":")[0]
         if factory:
             yield from (f"models.{name}.factory: {problem}" for problem in _unreadable_code(Path(factory)))
-        if isinstance(model, RecordedModel):
-            yield from _missing_recordings(study, name, model)
 
 
 def _unreadable_code(file: Path) -> Iterator[str]:
@@ -143,15 +140,6 @@ def _unreadable_code(file: Path) -> Iterator[str]:
         file_hashes(file)
     except LaglensError as error:
         yield str(error)
-
-
-def _missing_recordings(study: Study, name: str, model: RecordedModel) -> Iterator[str]:
-    for signal in (signal for model_name, signal in study.pairs if model_name == name):
-        if not (Path(model.folder) / f"{signal}.npz").is_file():
-            yield (
-                f"models.{name}.folder: there is no recording '{model.folder}/{signal}.npz'; see docs/models.md on "
-                "recording in another environment"
-            )
 
 
 def _missing_tables(study: Study) -> Iterator[str]:

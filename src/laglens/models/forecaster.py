@@ -6,13 +6,16 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from laglens.errors import LaglensError
 from laglens.models.tokens import Stack
+
+if TYPE_CHECKING:
+    from typing import Self  # not in every Python that a foreign environment may have
 
 
 class Forecaster(nn.Module):

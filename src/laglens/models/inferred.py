@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from laglens.attention.assembly import Batch
 from laglens.attention.calls import AttentionCall, Reading, Record
-from laglens.attention.capture import read_attention
-from laglens.attention.weights import weights_of
+from laglens.attention.capture import AttentionCapture, read_attention
+from laglens.attention.weights import repeat_groups, weights_of
 from laglens.errors import LaglensError
 from laglens.models.tokens import Stack, TokenMap
 
@@ -32,8 +34,8 @@ def infer_stacks(
 
     Told from the number of tokens: as many as samples of history, of history and horizon together, or, for an encoder
     with a decoder, of history in the one and of horizon in the other. An axis is causal where no query gave weight to a
-    later key. The forecast is read from the horizon tokens, or, in a causal model without any, from the last token; in
-    others from which one is not known.
+    later key. In an encoder the forecast is read from those tokens of the last layer that it has a gradient in; where
+    it has none at all, from the last token if the encoder is causal, else from which one is not known.
 
     Parameters
     ----------
@@ -56,12 +58,12 @@ def infer_stacks(
     past, ahead = samples.taken(range(history)), samples.taken(range(history, history + horizon))
     shapes = set(found) if all(_is_plain(record) for record in records) else set()
     both, cross = (history + horizon,) * 2, (horizon, history)
-    if shapes == {(history, history)}:
+    if shapes in ({(history, history)}, {both}):
         causal = _is_causal(records)
-        tokens = TokenMap.patches(history, 0, 1, readout="last" if causal else "none")
+        tokens = samples if shapes == {both} else TokenMap.patches(history, 0, 1, readout="last" if causal else "none")
+        read = _read_tokens(_Run(model, predict), records[-1].module, history, not_in_time)
+        tokens = tokens if read is None else replace(tokens, readout=read)
         return (_stack("encoder", records, tokens, tokens, causal),)
-    if shapes == {both}:
-        return (_stack("encoder", records, samples, samples, _is_causal(records)),)
     if cross in shapes and shapes <= {(history, history), (horizon, horizon), cross} and history != horizon > 1:
         axes = {"encoder": (past, past), "decoder": (ahead, ahead), "cross": (ahead, past)}
         own = {name: found.get((len(query), len(key)), []) for name, (query, key) in axes.items()}
@@ -94,6 +96,32 @@ class OutlineReader:
         return Reading(reduced=kept)
 
 
+@dataclass
+class FreshOutput:
+    """Puts a tensor of its own, with the same values, in place of the output of one module's attention.
+
+    Attributes
+    ----------
+    module
+        Whose output.
+    output
+        The tensor, ``(..., query, width)``; None if the module did not leave its output to torch.
+    """
+
+    module: str
+    output: Tensor | None = None
+
+    def read(self, call: AttentionCall) -> Reading | None:
+        """Read one call."""
+        if call.module != self.module or call.query is None or call.value is None:
+            return None
+        with torch.no_grad():
+            weights = weights_of(call)
+            output = weights @ repeat_groups(call.value, call.query).to(weights)
+        self.output = output.to(call.query.dtype).requires_grad_()
+        return Reading(reduced={}, output=self.output)
+
+
 class _Run(nn.Module):
     """A module and the way it is called, as one module."""
 
@@ -122,6 +150,22 @@ def _outlines(
     )[1]
     named = [replace(record, module=record.module.removeprefix("model").lstrip(".")) for record in capture.records]
     return [record for record in named if not any(record.module.startswith(name) for name in not_in_time)]
+
+
+def _read_tokens(run: _Run, last: str, history: int, not_in_time: Mapping[str, str]) -> NDArray[np.bool_] | None:
+    """Tokens of the last layer in which the forecast has a gradient, ``(token,)``; None where it has none at all."""
+    reader = FreshOutput(f"model.{last}".rstrip("."))
+    excused = {f"model.{name}".rstrip("."): reason for name, reason in not_in_time.items()}
+    with torch.enable_grad(), AttentionCapture(run.eval(), reader=reader, certify=False, not_attention=excused):
+        forecast = run(noise(run, BATCH, history))
+    if reader.output is None or not isinstance(forecast, Tensor) or not forecast.requires_grad:
+        return None
+    # Uneven weights, as the sum of a forecast may be the same whatever it is.
+    one = (forecast.double() * noise(run, *forecast.shape)).sum()
+    (gradient,) = torch.autograd.grad(one, reader.output, allow_unused=True)
+    if gradient is None or not gradient.any():
+        return None
+    return (gradient != 0).any(-1).flatten(0, -2).any(0).cpu().numpy()
 
 
 def _kept(record: Record, name: str) -> Tensor:
