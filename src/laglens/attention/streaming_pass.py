@@ -15,7 +15,7 @@ from laglens.attention.streaming_rollout import Rollout
 from laglens.attention.streaming_statistics import STATISTICS
 
 # Scores of one block: a CPU keeps them near its cores, a GPU wants few and large products.
-BLOCK_CPU, BLOCK_GPU = 2**19, 2**26
+BLOCK_CPU, BLOCK_GPU = 2**19, 2**25
 FEWEST_ROWS = 64  # a product with fewer rows spends its time on rearranging the keys
 HIDDEN = -1e30  # score of a key that only causality hides: with -inf, 0 * -inf would make the entropy NaN
 UNDERFLOW = -1e4  # a score so far below the largest of its row has weight 0 in every dtype
