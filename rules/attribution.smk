@@ -31,3 +31,38 @@ rule attribute_forecast:
         "Attributing the forecasts of {wildcards.model} on {wildcards.signal}"
     script:
         "../scripts/attribute_forecast.py"
+
+
+rule knock_out:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+        weights=fitted(".safetensors"),
+        card=fitted(".json"),
+    output:
+        effects="results/attribution/{model}/{signal}.knock_out.zarr.zip",
+        table="results/attribution/{model}/{signal}.knock_out.csv",
+    log:
+        "logs/knock_out/{model}/{signal}.log",
+    benchmark:
+        "logs/knock_out/{model}/{signal}.tsv"
+    priority: 5
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=3000,
+        runtime=60,
+    params:
+        spec=spec(
+            half_width="attribution.half_width",
+            confidence="lags.confidence",
+            seed="seed",
+            device="device",
+            versions=True,
+        ),
+        code=model_code("knock_out"),
+    message:
+        "Cutting the attention of {wildcards.model} on {wildcards.signal}, lag by lag"
+    script:
+        "../scripts/knock_out.py"

@@ -1,5 +1,7 @@
 """The checked study, and the functions that the rules of all stages share."""
 
+from types import SimpleNamespace
+
 from laglens import launch
 from laglens.config.load import canonical
 from laglens.config.adapters import LOADED as LOADED_ARCHITECTURES
@@ -34,6 +36,10 @@ RECORDED = {name for name, m in STUDY.models.items() if m.architecture == "recor
 LOADED = {
     name for name, m in STUDY.models.items() if m.architecture in LOADED_ARCHITECTURES
 }
+# A recording has no model to run, and an image classifier no forecast to explain.
+FORECASTING = {
+    name for name, m in STUDY.models.items() if name not in RECORDED and m.horizon != 0
+}
 FORMATS = list(dict.fromkeys(STUDY.figures.formats))
 launch.run_from(SOURCE)
 
@@ -62,6 +68,16 @@ def model_code(script):
         return code(script) | module_hashes(place, SOURCE) | launch.own_code(model)
 
     return digests
+
+
+def fit_code(script):
+    """Params: as `model_code`, for rules whose wildcard is `fit`."""
+    digests = model_code(script)
+
+    def of_fit(wildcards):
+        return digests(SimpleNamespace(model=wildcards.fit.split("/")[0]))
+
+    return of_fit
 
 
 def one_of(names):
@@ -108,6 +124,11 @@ def fit_of(model, signal):
     return model if model in TRAINED_ONCE else f"{model}/{signal}"
 
 
+def followed(wildcards):
+    """Input: which heads of a model follow periods."""
+    return f"results/lags/{fit_of(wildcards.model, wildcards.signal)}.swap.zarr.zip"
+
+
 def fitted(suffix):
     """Input: a file of the trained model."""
 
@@ -141,13 +162,18 @@ def exported():
 def targets():
     """Everything that the study asks for."""
     for model, signal in STUDY.pairs:
-        # A recording has no model to run: its forecast cannot be attributed.
-        without_model = ("attribution",) if model in RECORDED else ()
-        for stage in ("lags", "heads", "flow", "attribution"):
-            if stage not in without_model:
-                yield f"results/{stage}/{model}/{signal}.csv"
+        stages = ["lags", "heads", "flow"]
+        if model in FORECASTING:
+            stages += ["attribution"]
+            yield f"results/lags/{model}/{signal}.verdicts.csv"
+            yield f"results/attribution/{model}/{signal}.knock_out.csv"
+        for stage in stages:
+            yield f"results/{stage}/{model}/{signal}.csv"
         for name in ("head_sheet", "mosaic", "lag_strip"):
             yield from figure(f"{model}/{signal}/{name}")
+    forecasting = (fit_of(*pair) for pair in STUDY.pairs if pair[0] in FORECASTING)
+    for fit in dict.fromkeys(forecasting):
+        yield f"results/lags/{fit}.tracking.csv"
     trained = (pair for pair in STUDY.pairs if pair[0] not in LOADED | RECORDED)
     fits = (fit_of(*pair) for pair in trained)
     for fit in dict.fromkeys(fits):

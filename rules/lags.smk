@@ -56,3 +56,66 @@ rule compare_signals:
         "Comparing the lags of the two signals of {wildcards.comparison}"
     script:
         "../scripts/compare_signals.py"
+
+
+rule follow_periods:
+    input:
+        swap="results/time/{fit}.swap.zarr.zip",
+        white="results/time/{fit}.white.zarr.zip",
+    output:
+        swap="results/lags/{fit}.swap.zarr.zip",
+        tracking="results/lags/{fit}.tracking.zarr.zip",
+        table="results/lags/{fit}.tracking.csv",
+    log:
+        "logs/follow_periods/{fit}.log",
+    benchmark:
+        "logs/follow_periods/{fit}.tsv"
+    wildcard_constraints:
+        fit=f"{NAME}(/{NAME})?",
+    priority: 80
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    params:
+        spec=spec(
+            permutations="lags.permutations",
+            confidence="lags.confidence",
+            seed="seed",
+        ),
+        code=code("follow_periods"),
+    message:
+        "Testing which heads of {wildcards.fit} follow the period of their input"
+    script:
+        "../scripts/follow_periods.py"
+
+
+rule test_lags:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+        control="results/time/{model}/{signal}.ar1.zarr.zip",
+        untrained="results/time/{model}/{signal}.untrained.zarr.zip",
+        swap=followed,
+    output:
+        comb="results/lags/{model}/{signal}.verdicts.zarr.zip",
+        table="results/lags/{model}/{signal}.verdicts.csv",
+    log:
+        "logs/test_lags/{model}/{signal}.log",
+    benchmark:
+        "logs/test_lags/{model}/{signal}.tsv"
+    priority: 80
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    params:
+        spec=spec(confidence="lags.confidence"),
+        code=code("test_lags"),
+    message:
+        "Judging the lags of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/test_lags.py"

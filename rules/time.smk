@@ -57,3 +57,80 @@ rule capture_controls:
         "Running {wildcards.model} on noise like the signal {wildcards.signal}"
     script:
         "../scripts/capture_controls.py"
+
+
+rule capture_untrained:
+    input:
+        signal="results/signals/{signal}.zarr.zip",
+        weights=fitted(".safetensors"),
+        card=fitted(".json"),
+    output:
+        time="results/time/{model}/{signal}.untrained.zarr.zip",
+    log:
+        "logs/capture_untrained/{model}/{signal}.log",
+    benchmark:
+        "logs/capture_untrained/{model}/{signal}.tsv"
+    wildcard_constraints:
+        model=one_of(set(STUDY.models) - RECORDED),
+    priority: 60
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=int(2000 + 1000 * STUDY.attention.memory_gb),
+        runtime=30,
+    params:
+        spec=spec(
+            windows="attention.windows",
+            memory_gb="attention.memory_gb",
+            normalisation="time.normalisation",
+            draws="lags.untrained",
+            seed="seed",
+            device="device",
+            versions=True,
+        ),
+        code=model_code("capture_untrained"),
+    message:
+        "Running {wildcards.signal} through {wildcards.model} with random weights"
+    script:
+        "../scripts/capture_untrained.py"
+
+
+rule capture_probes:
+    input:
+        weights="results/models/{fit}.safetensors",
+        card="results/models/{fit}.json",
+    output:
+        swap="results/time/{fit}.swap.zarr.zip",
+        white="results/time/{fit}.white.zarr.zip",
+    log:
+        "logs/capture_probes/{fit}.log",
+    benchmark:
+        "logs/capture_probes/{fit}.tsv"
+    wildcard_constraints:
+        fit=f"{NAME}(/{NAME})?",
+    priority: 60
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=int(2000 + 1000 * STUDY.attention.memory_gb),
+        runtime=30,
+    params:
+        spec=spec(
+            memory_gb="attention.memory_gb",
+            normalisation="time.normalisation",
+            periods="lags.swap_periods",
+            inputs="lags.swap_inputs",
+            noises="lags.noises",
+            seed="seed",
+            device="device",
+            versions=True,
+        ),
+        code=fit_code("capture_probes"),
+    message:
+        "Running {wildcards.fit} on waves of swapped periods and on noise"
+    script:
+        "../scripts/capture_probes.py"

@@ -65,7 +65,12 @@ class Lags(Section):
         "auto", description="largest lag in input samples; auto: what the model's history allows"
     )
     controls: int = Field(99, ge=19, description="AR(1) noise series per signal that the bands are made from")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the bands and limits")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the bands, limits and intervals")
+    untrained: int = Field(3, ge=3, description="draws of random weights that a trained head is compared with")
+    swap_periods: int = Field(6, ge=3, description="periods of the waves that show whether a head follows them")
+    swap_inputs: int = Field(8, ge=4, description="waves of each of these periods")
+    permutations: int = Field(999, ge=99, description="permutations of their periods; the smallest p is 1 / (n + 1)")
+    noises: int = Field(100, ge=20, description="white noise series that profiles on these waves are compared with")
 
 
 class Heads(Section):
@@ -94,6 +99,9 @@ class Attribution(Section):
     )
     window: PositiveInt | Literal["auto"] = Field(
         "auto", description="samples that occlusion takes out together; auto: one token"
+    )
+    half_width: PositiveFloat = Field(
+        0.75, description="tokens on either side of a lag that a knock-out cuts with it"
     )
 
 
