@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -209,11 +210,18 @@ def test_transformers_with_fused_attention_gives_what_its_eager_path_returns() -
 def test_a_compiled_model_is_read_as_it_was_written(options: dict) -> None:
     model, x = sharpen(nn.Sequential(FusedAttention(), EagerAttention())), drawn(2, 9, 8)
     plain = records_of(model, x)
-    compiled = torch.compile(model, backend="eager", **options)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, example: list) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend, **options)
     with torch.no_grad():
         before = compiled(x)
     output, capture = read_attention(compiled, x)
     assert torch.equal(output, before)
+    assert len(graphs) == 1, "compiled again for the capture"
     assert [record.module for record in capture.records] == ["_orig_mod.0", "_orig_mod.1"]
     for record, expected in zip(capture.records, plain, strict=True):
         assert torch.equal(record.weights, expected.weights)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from attention_models import Projected
 from models import entropy_ratio, sharpen
 from torch import nn
@@ -52,7 +53,19 @@ class FlatProbSparseAttention(ProbSparseAttention):
         return context.scatter(2, chosen[..., None].expand_as(update), update)
 
 
-@pytest.mark.parametrize("kind", [ProbSparseAttention, FlatProbSparseAttention])
+class FusedProbSparseAttention(ProbSparseAttention):
+    """The chosen queries go to torch's own function."""
+
+    def weigh(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        score = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+        chosen = (score.amax(-1) - score.mean(-1)).topk(self.top).indices
+        rows = query.gather(2, chosen[..., None].expand(*chosen.shape, query.shape[-1]))
+        update = F.scaled_dot_product_attention(rows, key, value)
+        context = value.mean(2, keepdim=True).expand_as(value).clone()
+        return context.scatter(2, chosen[..., None].expand_as(update), update)
+
+
+@pytest.mark.parametrize("kind", [ProbSparseAttention, FlatProbSparseAttention, FusedProbSparseAttention])
 @pytest.mark.parametrize("top", [4, 9])
 def test_rows_in_place_times_the_values_are_the_output(kind: type, top: int) -> None:
     model, x = sharpen(kind()), drawn(3, 9, 8)

@@ -98,3 +98,19 @@ def test_softmax_results_are_let_go_when_the_model_returns() -> None:
         model(X)
     assert capture.ignored == [("1", (2, 9, 8))] * 2
     assert len(records_of(model, X)) == 1
+
+
+def test_softmax_results_are_let_go_when_the_model_is_not_called_as_a_whole() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = FusedAttention()
+
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(self.attention(x), -1)
+
+    model = Parts().eval()
+    with torch.no_grad(), AttentionCapture(model) as capture:
+        held = weakref.ref(model.encode(X))
+    assert held() is None
+    assert capture.ignored == [("", (2, 9, 8))]

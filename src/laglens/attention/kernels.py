@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -40,7 +40,7 @@ def bind_mha(args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments:
 
 
 @contextmanager
-def inner_sdpa(replacement: Callable) -> Any:
+def inner_sdpa(replacement: Callable) -> Iterator[None]:
     """Put `replacement` where multi-head attention calls scaled-dot-product attention."""
     before, F.scaled_dot_product_attention = F.scaled_dot_product_attention, replacement
     try:
