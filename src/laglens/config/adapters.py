@@ -58,7 +58,14 @@ class TimesFMModel(LoadedModel):
 class ChronosModel(LoadedModel):
     """Chronos models through chronos-forecasting: a folder with config.json and weights."""
 
-    architecture: Literal["chronos_t5", "chronos_bolt", "chronos_2"] = Field(description="which one; docs/models.md")
+    architecture: Literal["chronos_t5", "chronos_bolt"] = Field(description="which one; docs/models.md")
+
+
+class Chronos2Model(LoadedModel):
+    """Chronos-2 through chronos-forecasting: a folder with config.json and weights."""
+
+    architecture: Literal["chronos_2"]
+    channels: PositiveInt = Field(1, description="samples of a signal that are forecast together")
 
 
 class ViTimeModel(AdaptedModel):
@@ -124,6 +131,7 @@ Adapted = (
     HuggingFaceModel
     | TimesFMModel
     | ChronosModel
+    | Chronos2Model
     | ViTimeModel
     | TimmModel
     | VisionTSModel

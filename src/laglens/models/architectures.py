@@ -17,6 +17,9 @@ ARCHITECTURES = {
     "autoformer": ("autoformer", "AutoformerForecaster"),
     "timesfm": ("timesfm", "TimesFMForecaster"),
     "vitime": ("vitime", "ViTimeForecaster"),
+    "chronos_t5": ("chronos_t5", "ChronosT5Forecaster"),
+    "chronos_bolt": ("chronos_bolt", "ChronosBoltForecaster"),
+    "chronos_2": ("chronos_2", "Chronos2Forecaster"),
     "timm": ("timm_vit", "TimmTransformer"),
     "visionts": ("visionts", "VisionTSForecaster"),
 }

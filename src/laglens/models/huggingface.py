@@ -56,8 +56,8 @@ class HuggingFaceForecaster(Forecaster):
     def __init__(self, *, config: Mapping[str, Any], history: int | None = None, horizon: int | None = None) -> None:
         super().__init__()
         self.model_type = self._type_of(config, "config")
-        kind = _kind(self.model_type, self.kinds[self.model_type])
-        own = _own_settings(kind)
+        kind = self._network_class(self.model_type)
+        own = self._settings(kind)
         if unknown := [key for key in config if key not in own and key != "model_type"]:
             raise LaglensError(f"config: {self.model_type} has no '{unknown[0]}'; it has {', '.join(sorted(own))}")
         given = {key: value for key, value in config.items() if key in own}
@@ -105,12 +105,22 @@ class HuggingFaceForecaster(Forecaster):
             or do not fit the configuration.
         """
         written = _read_config(path)
-        kind = _kind(cls._type_of(written, path), cls.kinds[written["model_type"]])
+        kind = cls._network_class(cls._type_of(written, path))
         # What else is in the file is about its origin, or how to run it.
-        own = _own_settings(kind) | {"model_type"}
+        own = cls._settings(kind) | {"model_type"}
         model = cls(config={key: value for key, value in written.items() if key in own}, **options)
         load_strictly(model.network, _published_weights(path, kind, model.network.config), path)
         return model
+
+    @classmethod
+    def _network_class(cls, model_type: str) -> Any:
+        """Class of the network."""
+        return _kind(model_type, cls.kinds[model_type])
+
+    @classmethod
+    def _settings(cls, network_class: Any) -> set[str]:
+        """Names of the settings that a configuration may hold."""
+        return _own_settings(network_class)
 
     @classmethod
     def _type_of(cls, config: Mapping[str, Any], source: str | Path) -> str:
