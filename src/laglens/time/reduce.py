@@ -16,7 +16,7 @@ from laglens.models.tokens import SPECIAL
 from laglens.store.stream import Awaited
 
 NORMALISATIONS = ("mass", "mean")
-PIECE = 64 << 20  # bytes of weights that are in memory at once, in float32
+PIECE = 16 << 20  # bytes of weights that are in memory at once, in float32
 FOLDED = ("sample", "channel")
 
 Region = dict[str, Any]  # an index or a slice of each dimension that is not whole
