@@ -38,7 +38,9 @@ def attribute_forecast(
         With ``history``, ``horizon`` and ``forward (batch, history) -> (batch, horizon)`` in the units of the input;
         ``stacks`` for ``window="auto"`` (see `laglens.models.registry`).
     windows
-        ``series (sample, time)``, the history first; such as the root of a time tree, so that both see the same.
+        ``series (sample, time)``, the history first; such as the root of a time tree, so that both see the same. Of a
+        model of several channels each channel is a sample, those of a window one after the other, and its forecast is
+        attributed to its own history; the other channels stay as they are.
     methods
         ``gradient``, ``input_x_gradient``, ``occlusion`` (see `laglens.attribution.methods`). Those that need a
         gradient are left out for a model that is not ``differentiable``.
@@ -71,9 +73,10 @@ def attribute_forecast(
     if width < 1:
         raise LaglensError(f"window is {window!r}; it must be 'auto' or at least one input sample")
     shown = torch.from_numpy(histories(windows, model.history)).to(device)
-    explained = Explained(model.eval().to(device), step, batch)
+    explained = Explained(model.eval().to(device), step, batch, *_beside(shown, windows, getattr(model, "channels", 1)))
     with torch.no_grad():
-        forecast = torch.cat([explained(part) for part in shown.split(batch)])
+        every = torch.arange(len(shown), device=shown.device).split(batch)
+        forecast = torch.cat([explained(shown[part], part) for part in every])
     if broken := int((~torch.isfinite(forecast)).sum()):
         raise LaglensError(f"the forecast of {broken} of {len(forecast)} windows is not finite; look into the weights")
     found = {name: METHODS[name](explained, shown, width).cpu().numpy() for name in methods}
@@ -90,7 +93,23 @@ def token_width(model: Forecaster) -> int:
     return max(1, int(np.median((tokens.end - tokens.start)[tokens.part != SPECIAL])))
 
 
+def _beside(shown: torch.Tensor, windows: xr.Dataset, channels: int) -> tuple[torch.Tensor, torch.Tensor] | tuple[()]:
+    """Every channel with all channels of its window, ``(sample, channel, history)``, and which one it is."""
+    if channels == 1:
+        return ()
+    each = np.arange(len(shown)) % channels
+    if "channel" not in windows.coords or not np.array_equal(windows["channel"], each):
+        raise LaglensError(
+            f"the model takes {channels} channels together, and the windows do not say which they are; give the root "
+            "of a time tree"
+        )
+    together = shown.unflatten(0, (-1, channels)).repeat_interleave(channels, 0)
+    return together, torch.from_numpy(each).to(shown.device)
+
+
 def _check(methods: Sequence[str], step: int | None, horizon: int) -> None:
+    if not horizon:
+        raise LaglensError("this model does not forecast, so there is nothing to attribute to its history")
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         named = f"method '{unknown[0]}' is not one of" if unknown else "no method given; choose from"

@@ -29,29 +29,42 @@ class Explained:
         Forecast sample that is explained, 1 = the first; None: the mean of the horizon.
     batch
         Windows per pass through the model.
+    together
+        ``(window, channel, history)`` for a model of several channels: what each window, one channel that is explained
+        by itself, is shown together with.
+    channel
+        ``(window,)``: which of these channels the window is.
     """
 
     model: nn.Module
     step: int | None
     batch: int
+    together: Tensor | None = None
+    channel: Tensor | None = None
 
-    def __call__(self, history: Tensor) -> Tensor:
-        """``(batch, history) -> (batch,)``."""
-        forecast = self.model(history)
+    def __call__(self, history: Tensor, window: Tensor) -> Tensor:
+        """``(batch, history), (batch,) -> (batch,)``: changed histories, and which window each of them is."""
+        if self.together is None or self.channel is None:
+            forecast = self.model(history)
+        else:
+            one, channel = torch.arange(len(history), device=history.device), self.channel[window]
+            shown = self.together[window].index_put((one, channel), history)
+            forecast = self.model(shown)[one, channel]
         return forecast.mean(1) if self.step is None else forecast[:, self.step - 1]
 
 
 def gradient(explained: Explained, history: Tensor, window: int) -> Tensor:
     """Derivative by each sample, through the scaling of the input as well: forecast units per input unit."""
-    parts = history.split(explained.batch)
-    return torch.cat([_gradient(explained, part) for part in track(parts, "gradient", total=len(parts))])
+    parts = torch.arange(len(history), device=history.device).split(explained.batch)
+    found = [_gradient(explained, history[part], part) for part in track(parts, "gradient", total=len(parts))]
+    return torch.cat(found)
 
 
-def _gradient(explained: Explained, history: Tensor) -> Tensor:
+def _gradient(explained: Explained, history: Tensor, window: Tensor) -> Tensor:
     inputs = history.clone().requires_grad_()
     with torch.enable_grad():
         # Windows do not see each other in evaluation mode, so the gradient of their sum is that of each.
-        total = explained(inputs).sum()
+        total = explained(inputs, window).sum()
         if not total.requires_grad:
             raise LaglensError(
                 "the forecast has no gradient (it leaves torch, or detaches, on its way); use the method occlusion"
@@ -77,13 +90,13 @@ def occlusion(explained: Explained, history: Tensor, window: int) -> Tensor:
     n_samples, length = history.shape
     starts = torch.arange(0, length, window, device=history.device)
     with torch.no_grad():
-        intact = explained(history)
+        intact = explained(history, torch.arange(n_samples, device=history.device))
         # Every window with every block taken out, one block per row.
         pairs = torch.cartesian_prod(torch.arange(n_samples, device=history.device), starts).split(explained.batch)
         changed = []
         for sample, start in (pair.unbind(1) for pair in track(pairs, "occlusion", total=len(pairs))):
             with intact_scaling(explained.model, history[sample]):
-                changed.append(explained(bridge(history[sample], start, window)))
+                changed.append(explained(bridge(history[sample], start, window), sample))
     change = intact[:, None] - torch.cat(changed).unflatten(0, (n_samples, -1))
     return change.repeat_interleave(window, 1)[:, :length]
 

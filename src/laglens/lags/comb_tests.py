@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from laglens.errors import LaglensError
 from laglens.lags.alike import stack_dataset
-from laglens.lags.combs import comb_contrast, comb_weights
+from laglens.lags.combs import FEWEST, TOO_FEW, comb_contrast, comb_weights
 from laglens.lags.layout import MIN_PAIRS, Layout
-from laglens.lags.measure import check_pair, control_ratios, lay_out, mean_map, n_samples, null_name
+from laglens.lags.measure import check_pair, control_ratios, layouts, mean_map, n_samples, null_name
 from laglens.lags.permutation import (
     control_p_values,
     false_discovery_rate,
@@ -42,8 +42,7 @@ def forecasting_stacks(time_tree: xr.DataTree, **options: Any) -> dict[str, tupl
         No stack does.
     """
     found = {}
-    for name in time_tree.children:
-        layout = lay_out(name, stack_dataset(time_tree, name), time_tree.attrs["history"], **options)
+    for name, layout in layouts(time_tree, **options)[0].items():
         part = headline(layout)
         if part is not None:
             found[name] = (part, layout)
@@ -60,6 +59,8 @@ def periods_in_reach(periods: Sequence[float], layout: Layout, part: str) -> dic
     for period in periods:
         judged = testability(period, layout.table.step)
         reasons[float(period)] = str(judged) if judged.testable == "no" else ""
+        if len(lag) < FEWEST:
+            reasons[float(period)] = TOO_FEW.format(len(lag))
         if not reasons[float(period)]:
             try:
                 comb_weights(lag, period)

@@ -18,7 +18,7 @@ from laglens.lags.measure import (
     check_pair,
     control_ratios,
     describe,
-    lay_out,
+    layouts,
     mean_map,
     n_samples,
     null_name,
@@ -76,16 +76,17 @@ def compare_lags(
     _check_counts((time_a, time_b), (control_a, control_b), names)
     settings = {"max_lag": max_lag, "confidence": confidence, "min_pairs": min_pairs}
     nodes = {}
-    for stack in time_a.children:
+    found, left_out = layouts(time_a, max_lag=max_lag, min_pairs=min_pairs)
+    for stack, layout in found.items():
         observed_nodes = [stack_dataset(tree, stack) for tree in (time_a, time_b)]
         control_nodes = [stack_dataset(tree, stack) for tree in (control_a, control_b)]
-        layout = lay_out(stack, observed_nodes[0], time_a.attrs["history"], max_lag=max_lag, min_pairs=min_pairs)
         compared = _compare_stack(observed_nodes, control_nodes, layout, confidence)
         described = [describe(time_a, control_a, stack, layout), describe(time_b, control_b, stack, layout)]
         null = " - ".join(map(null_name, (control_a, control_b)))
         compared.attrs |= described[0] | settings | {"null": null, "periods": _joined_periods(described, names)}
         nodes[f"/{stack}"] = compared.assign_coords(signal=np.array(names, dtype=object))
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=_root_attrs(time_a, time_b, names)), **nodes})
+    root = xr.Dataset(attrs=_root_attrs(time_a, time_b, names) | {"left_out": left_out})
+    return xr.DataTree.from_dict({"/": root, **nodes})
 
 
 def _check_counts(observed: tuple[xr.DataTree, ...], controls: tuple[xr.DataTree, ...], names: tuple[str, str]) -> None:

@@ -53,7 +53,7 @@ def measure_lags(
         (NaN at lag 0, which is not tested) and ``z`` of the ratio; ``n_pairs (part, lag)`` of the profile and
         ``n_queries (part, lag)`` of the ratio; ``prominence_limit (part, layer, head)``; ``special_mass (part, layer,
         head)``: mass on special tokens, which the ratio leaves out. Attributes: controls, null, windows, true periods
-        with their testability, parts left out and why.
+        with their testability, parts left out and why; at the root, stacks left out and why.
 
     Raises
     ------
@@ -62,23 +62,36 @@ def measure_lags(
         lag to measure.
     """
     check_pair(time_tree, control_tree, confidence)
-    history, nodes = time_tree.attrs["history"], {}
-    for name in time_tree.children:
+    found, left_out = layouts(time_tree, max_lag=max_lag, min_pairs=min_pairs)
+    nodes = {}
+    for name, layout in found.items():
         node, control = stack_dataset(time_tree, name), stack_dataset(control_tree, name)
-        layout = lay_out(name, node, history, max_lag=max_lag, min_pairs=min_pairs)
         measured = _measure_stack(node, control, layout, confidence)
         settings = {"max_lag": max_lag, "confidence": confidence, "min_pairs": min_pairs}
         measured.attrs |= settings | describe(time_tree, control_tree, name, layout)
         nodes[f"/{name}"] = measured
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=time_tree.attrs), **nodes})
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=time_tree.attrs | {"left_out": left_out}), **nodes})
 
 
-def lay_out(name: str, node: xr.Dataset, history: float, **options: Any) -> Layout:
-    """`Layout.of` whose message names the stack."""
-    try:
-        return Layout.of(node, history, **options)
-    except LaglensError as error:
-        raise LaglensError(f"stack '{name}': {error}") from error
+def layouts(time_tree: xr.DataTree, **options: Any) -> tuple[dict[str, Layout], dict[str, str]]:
+    """The lag axis of every stack (see `Layout.of`), and why the others have none.
+
+    A decoder of a few tokens has no lag to measure, while the cross-attention beside it has.
+
+    Raises
+    ------
+    LaglensError
+        No stack has a lag to measure; the message names the stacks.
+    """
+    found, left_out = {}, {}
+    for name in time_tree.children:
+        try:
+            found[name] = Layout.of(stack_dataset(time_tree, name), time_tree.attrs["history"], **options)
+        except LaglensError as error:
+            left_out[name] = str(error)
+    if not found:
+        raise LaglensError("; ".join(f"stack '{name}': {reason}" for name, reason in left_out.items()))
+    return found, left_out
 
 
 def check_pair(time_tree: xr.DataTree, control_tree: xr.DataTree, confidence: float) -> None:
