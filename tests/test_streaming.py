@@ -174,10 +174,12 @@ def test_any_call_equals_float64_and_explicit_pooling(
     expected = naive(query, key, value, columns, **options)
     with blocks_of(elements):
         output, reduced = stream_attention(query, key, value, columns, statistics=ALL, **options)
+        _, only_entropy = stream_attention(query, key, value, columns, statistics=("entropy",), **options)
         _, only_maps = stream_attention(query, key, value, columns, statistics=(), **options)
     assert_equal_to_naive(output, reduced, expected)
     assert set(only_maps) == {"attention", "special_mass"}
     torch.testing.assert_close(only_maps["attention"], reduced["attention"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(only_entropy["entropy"], reduced["entropy"], rtol=0, atol=1e-4)
     later = reduce_weights(expected["weights"].float(), columns, statistics=ALL)
     assert_equal_to_naive(output, later, expected)
 
@@ -289,7 +291,7 @@ def test_rows_without_a_key_are_zero() -> None:
 @given(n=st.integers(1, 400), levels=st.integers(1, 50), seed=st.integers(0, 2**31))
 def test_the_strongest_key_is_the_first_of_equals(n: int, levels: int, seed: int) -> None:
     scores = torch.from_numpy(np.random.default_rng(seed).integers(0, levels, (3, 2, n)).astype(np.float32))
-    np.testing.assert_array_equal(top_key(scores, scores), scores.numpy().argmax(-1))
+    np.testing.assert_array_equal(top_key(scores), scores.numpy().argmax(-1))
 
 
 class Largest(TorchDispatchMode):
@@ -444,7 +446,7 @@ def test_rollout_of_special_tokens_is_told_apart() -> None:
         (lambda: Columns(np.array([-1, -1]), np.arange(2)), "query axis has no token in time"),
         (lambda: Columns(np.arange(2), np.array([0, 2])), "of the key axis go up to 2, but only 2 are used"),
         (lambda: stream_attention(*torch.randn(3, 1, 2, 9, 4), grid(2, 4), statistics=("gini",)), "'gini' is not one"),
-        (lambda: StreamReader({}, ("gini",)), "'gini' is not one of effective_keys, top_key, entropy"),
+        (lambda: StreamReader({}, ("gini",)), "'gini' is not one of entropy, effective_keys, top_key"),
         (lambda: reduce_weights(torch.rand(2, 9, 9), grid(2, 4), statistics=("gini",)), "'gini' is not one"),
         (
             lambda: stream_attention(*torch.randn(3, 1, 2, 9, 4), grid(2, 5)),

@@ -19,7 +19,7 @@ from laglens.attention.streaming_columns import Columns, blocks, layout
 from laglens.attention.streaming_pass import Pass
 from laglens.attention.streaming_rollout import advance_rollout
 from laglens.attention.streaming_statistics import STATISTICS, row_statistics
-from laglens.attention.weights import weights_of
+from laglens.attention.weights import weights_of, without_autocast
 from laglens.errors import LaglensError
 
 __all__ = ["Columns", "StreamReader", "reduce_weights", "rollout_start", "row_statistics", "stream_attention"]
@@ -88,7 +88,7 @@ def stream_attention(
     if rollout is not None and tokens[0] != tokens[1]:
         raise LaglensError(f"rollout needs queries and keys to be the same tokens, here there are {tokens}")
     lead = query.shape[:-2]
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         one = Pass(
             _batch_head(query, lead),
             _batch_head(key, lead),

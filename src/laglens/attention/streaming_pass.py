@@ -12,7 +12,7 @@ from torch import Tensor
 from laglens.attention.streaming_columns import Block, Columns, blocks, layout
 from laglens.attention.streaming_products import better_alone, keep_heap, product
 from laglens.attention.streaming_rollout import Rollout
-from laglens.attention.streaming_statistics import STATISTICS
+from laglens.attention.streaming_statistics import block_statistics
 
 # Scores of one block: a CPU keeps them near its cores, a GPU wants few and large products.
 BLOCK_CPU, BLOCK_GPU = 2**19, 2**25
@@ -33,8 +33,8 @@ class Group:
         ``(part, token, width)`` contiguous, in the working dtype; queries by column and scaled.
     mask
         None, or ``(sample, head, query, key)``, any of them 1.
-    output
-        Where it belongs, ``(sample, head, query, value width)``, and in the order of `query`.
+    output, by_column
+        ``(sample, head, query, value width)``: where it belongs, and with the queries by column.
     """
 
     parts: slice
@@ -112,8 +112,7 @@ class Pass:
         kinds = {"top_key": torch.int32}
         self.rows = {
             name: torch.empty(samples * heads, n, dtype=kinds.get(name, self.dtype), device=device)
-            for name in STATISTICS
-            if name in statistics
+            for name in statistics
         }
 
     def run(self) -> None:
@@ -194,9 +193,9 @@ class Pass:
             put = Tensor.copy_ if block.tokens else Tensor.add_
             put(self.maps[group.parts, block.columns], in_time)
             put(self.special_mass[group.parts, block.columns], special)
-        for name, found in self.rows.items():
-            statistic = STATISTICS[name](scores, weights)
-            found[group.parts, rows] = statistic if empty is None else statistic.masked_fill_(empty[..., 0], 0)
+        if self.rows:
+            for name, found in block_statistics(scores, weights, self.rows).items():
+                self.rows[name][group.parts, rows] = found if empty is None else found.masked_fill_(empty[..., 0], 0)
         return weights
 
     def _map_itself(self, group: Group, block: Block, shape: Sequence[int]) -> Tensor | None:
