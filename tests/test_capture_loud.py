@@ -200,7 +200,9 @@ def test_broken_weights_behind_the_attention_are_found_in_the_output() -> None:
 def test_nan_in_the_input_is_not_blamed_on_the_weights() -> None:
     broken = X.clone()
     broken[0, 0] = math.nan
-    message = refusal(sharpen(FusedAttention()), broken)
+    model = sharpen(FusedAttention())
+    model.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))  # infinite, as masks are
+    message = refusal(model, broken)
     assert "are not finite, though all weights of the model are; look for NaN in the input" in message
 
 

@@ -75,6 +75,7 @@ def test_rows_in_place_times_the_values_are_the_output(kind: type, top: int) -> 
     _, capture = read_attention(model, x)
     record = capture.records[0]
     weights, selected = record.weights.reshape(3, 2, top, 9), record.selected.reshape(3, 2, top)
+    assert record.selected.shape == record.weights.shape[:-1]
     assert record.shape == (top, 9) and record.selected.dtype == torch.long
     assert entropy_ratio(weights) < 0.9
     full = torch.full((3, 2, 9, 9), 1 / 9).scatter(2, selected[..., None].expand(3, 2, top, 9), weights)
@@ -102,6 +103,25 @@ class SparseKeysAttention(Projected):
 def test_the_top_of_something_else_selects_no_queries() -> None:
     _, capture = read_attention(sharpen(SparseKeysAttention()), drawn(2, 5, 8))
     assert capture.records[0].selected is None
+
+
+class OnceSparseAttention(ProbSparseAttention):
+    """Sparse at its first call only; then all queries in order."""
+
+    calls = 0
+
+    def weigh(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return (
+            super().weigh(query, key, value) if self.calls == 1 else F.scaled_dot_product_attention(query, key, value)
+        )
+
+
+def test_what_one_call_selects_is_forgotten_at_the_next() -> None:
+    layer = sharpen(OnceSparseAttention())
+    layer.top = 9
+    _, capture = read_attention(nn.Sequential(layer, nn.Identity(), layer).eval(), drawn(2, 9, 8))
+    assert [record.selected is None for record in capture.records] == [False, True]
 
 
 @pytest.fixture

@@ -65,11 +65,7 @@ class RunningModules:
                 f"{listed(wrapped)} is compiled by torch.compile, which steps aside from torch 2.6 on only: read the "
                 "module it was made from (_orig_mod)"
             )
-        training = [
-            name or self.kind(name)
-            for name, module in self.modules.items()
-            if module.training and name not in wrapped  # a wrapper keeps a mode of its own
-        ]
+        training = [name or self.kind(name) for name, module in self.modules.items() if module.training]
         if training:
             raise LaglensError(
                 f"the model is in training mode ({listed(training)}), so attention is seen after dropout; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -18,8 +18,6 @@ from laglens.errors import LaglensError
 
 TOLERANCE = 1e-4
 HALF_TOLERANCE = 2e-2  # float16, bfloat16, and products that torch was allowed to compute in TF32 or bfloat16
-
-graph_task: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
 class Records:
@@ -57,8 +55,6 @@ class Records:
 
     def add(self, call: AttentionCall, reading: Reading, error: Tensor | None = None) -> None:
         """Keep the reading of a call, and how far it is from the model's own output."""
-        if graph_task() != -1:  # activation checkpointing runs a module again during the backward pass
-            return
         empty = empty_queries(call)
         record = Record(
             module=call.module,
