@@ -139,6 +139,16 @@ def test_mosaic_keeps_orientation_and_order(run):
     assert tiles.bottom[0] > tiles.bottom[-1] and tiles.left[1] > tiles.left[0]
 
 
+def test_maps_of_other_shapes_take_no_more_room_than_they_need():
+    rows = [np.full((2, *shape), value, np.uint8) for value, shape in enumerate([(20, 20), (5, 5), (5, 20)])]
+    tiles = tile(rows, (3, 1))
+    assert tiles.image.shape == (20 + 5 + 5 + 3 * 3, 20 + 1 + 20)
+    np.testing.assert_array_equal(tiles.bottom, np.repeat([19, 11, 3], 2))
+    np.testing.assert_array_equal(tiles.left, [0, 21] * 3)
+    middle = tiles.image[11:16]
+    assert (middle[:, [*range(7, 12), *range(28, 33)]] == 1).all() and (middle == 1).sum() == 2 * 25
+
+
 def test_mosaic_is_one_image_for_144_heads():
     time, lags = pair(samples=1, heads=("planted", "uniform", "first", "decay") * 3, stacks={"encoder": range(12)})
     figure = draw_mosaic(time, lags)

@@ -90,30 +90,39 @@ class Tiles:
     image
         ``(row, column)`` levels, `WHITE` between the heads.
     left, bottom
-        Corner of each head in pixels, ``(head,)``, in the order of the inputs.
-    size
-        Pixels of the largest head, ``(rows, columns)``.
+        Corner of the place of each head in pixels, ``(head,)``, in the order of the inputs.
+    width
+        Pixels of every place.
+    heights
+        Pixels of each row, ``(row,)``; stacks may have maps of different shapes.
     """
 
     image: NDArray[np.uint8]
     left: NDArray[np.int64]
     bottom: NDArray[np.int64]
-    size: tuple[int, int]
+    width: int
+    heights: NDArray[np.int64]
 
 
 def tile(rows: Sequence[NDArray[np.uint8]], gap: tuple[int, int]) -> Tiles:
-    """Lay out rows of shaded heads, first row on top: ``[(head, row, column)] -> Tiles``."""
-    high, wide = max(row.shape[1] for row in rows), max(row.shape[2] for row in rows)
+    """Lay out rows of shaded heads, first row on top: ``[(head, row, column)] -> Tiles``.
+
+    A map narrower than the widest stands in the middle of its place.
+    """
+    heights, wide = [row.shape[1] for row in rows], max(row.shape[2] for row in rows)
     most = max(len(row) for row in rows)
-    image = np.full((len(rows) * (high + gap[0]), most * (wide + gap[1]) - gap[1]), WHITE, np.uint8)
+    image = np.full((sum(heights) + len(rows) * gap[0], most * (wide + gap[1]) - gap[1]), WHITE, np.uint8)
     left, bottom = [], []
-    for r, row in enumerate(rows):
-        base = (len(rows) - 1 - r) * (high + gap[0]) + gap[0]
+    base = len(image)
+    for row in rows:
+        base -= row.shape[1]
         for h, head in enumerate(row):
             left.append(h * (wide + gap[1]))
             bottom.append(base)
-            image[base : base + head.shape[0], left[-1] : left[-1] + head.shape[1]] = head
-    return Tiles(image, np.array(left), np.array(bottom), (high, wide))
+            first = left[-1] + (wide - head.shape[1]) // 2
+            image[base : base + head.shape[0], first : first + head.shape[1]] = head
+        base -= gap[0]
+    return Tiles(image, np.array(left), np.array(bottom), wide, np.array(heights))
 
 
 def draw_mosaic(
@@ -219,20 +228,21 @@ def _row_label(node: str, layer: int) -> str:
 
 def _label_rows_and_heads(axes: Axes, tiles: Tiles, labels: Sequence[tuple[str, int]], grid: Grid) -> None:
     inch = 1 / grid.inch
-    for label, bottom in zip(labels, sorted(set(tiles.bottom), reverse=True), strict=True):
-        middle = bottom + tiles.size[0] / 2
+    bottoms = sorted(set(tiles.bottom), reverse=True)
+    for label, bottom, height in zip(labels, bottoms, tiles.heights, strict=True):
+        middle = bottom + height / 2
         axes.text(-0.08 * inch, middle, _row_label(*label), ha="right", va="center", fontsize=LABEL, color=MUTED)
-    size = fit("H00", tiles.size[1] * grid.inch, LABEL)[1]
+    size = fit("H00", tiles.width * grid.inch, LABEL)[1]
     for head, left in enumerate(sorted(set(tiles.left))):
-        middle, top = left + tiles.size[1] / 2, tiles.image.shape[0] + 0.05 * inch
+        middle, top = left + tiles.width / 2, tiles.image.shape[0] + 0.05 * inch
         axes.text(middle, top, f"H{head:02d}", ha="center", va="bottom", fontsize=size, color=MUTED)
 
 
 def _number_heads(axes: Axes, tiles: Tiles, lags: Sequence[float | None], unit: TimeUnit, grid: Grid) -> None:
     labels = ["–" if lag is None else number(float(f"{lag * unit.step:.3g}")) for lag in lags]
-    size = min(fit(label, (tiles.size[1] + grid.gap[1]) * grid.inch, SMALL)[1] for label in labels)
+    size = min(fit(label, (tiles.width + grid.gap[1]) * grid.inch, SMALL)[1] for label in labels)
     for label, left, bottom in zip(labels, tiles.left, tiles.bottom, strict=True):
-        place_at = left + tiles.size[1] / 2, bottom - 0.03 / grid.inch
+        place_at = left + tiles.width / 2, bottom - 0.03 / grid.inch
         colour, weight = (FAINT, "normal") if label == "–" else (INK, "bold")
         axes.text(*place_at, label, ha="center", va="top", fontsize=size, color=colour, fontweight=weight)
 
