@@ -130,6 +130,14 @@ MISTAKES = {
         {"comparisons__both__model": "each"},
         "comparisons.both.signals[1]: 'each' is not run on 'sunspots'; add the pair to runs",
     ),
+    "comparison of a model that is trained anew": (
+        {
+            "signals__other": {"generator": "harmonics", "length": 700, "components": [{"period": 20}]},
+            "runs": [{"models": ["each"], "signals": ["wave", "other"]}],
+            "comparisons": {"both": {"model": "each", "signals": ["wave", "other"]}},
+        },
+        "comparisons.both.model: 'each' is trained on each signal anew, so a head of the one is no head of the other;",
+    ),
     "too short for the history": (
         {"models__image__history": 320},
         "signals.sunspots: 309 samples are too few for image, its history needs 320;",

@@ -55,12 +55,17 @@ def _unknown_names(study: Study) -> Iterator[str]:
 
 def _foreign_comparisons(study: Study) -> Iterator[str]:
     for title, comparison in study.comparisons.items():
-        for j, name in enumerate(comparison.signals):
-            if (comparison.model, name) not in study.pairs:
-                yield (
-                    f"comparisons.{title}.signals[{j}]: '{comparison.model}' is not run on '{name}'; "
-                    "add the pair to runs"
-                )
+        foreign = [j for j, name in enumerate(comparison.signals) if (comparison.model, name) not in study.pairs]
+        for j in foreign:
+            yield (
+                f"comparisons.{title}.signals[{j}]: '{comparison.model}' is not run on '{comparison.signals[j]}'; "
+                "add the pair to runs"
+            )
+        if not foreign and isinstance(study.models[comparison.model], SignalModel):
+            yield (
+                f"comparisons.{title}.model: '{comparison.model}' is trained on each signal anew, so a head of the one "
+                "is no head of the other; take a model that is trained once"
+            )
 
 
 def _short_signals(study: Study) -> Iterator[str]:
