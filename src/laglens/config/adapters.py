@@ -65,7 +65,7 @@ class Chronos2Model(LoadedModel):
     """Chronos-2 through chronos-forecasting: a folder with config.json and weights."""
 
     architecture: Literal["chronos_2"]
-    channels: PositiveInt = Field(1, description="samples of a signal that are forecast together")
+    channels: PositiveInt = Field(1, description="series of a signal that are forecast together")
 
 
 class ViTimeModel(AdaptedModel):
