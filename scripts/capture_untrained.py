@@ -12,10 +12,12 @@ from laglens.time.probes import untrained_time_tree
 with job() as snakemake:
     spec, card = snakemake.params.spec, read_card(snakemake.input.card)
     weights, signal = read_weights(snakemake.input.weights), read_dataset(snakemake.input.signal)
+    models = [untrained_model(card, weights, seed=spec["seed"] + 1 + draw) for draw in range(spec["draws"])]
+    shape = {"history": models[0].history, "horizon": models[0].horizon, "channels": models[0].channels}
     tree = untrained_time_tree(
-        (untrained_model(card, weights, seed=spec["seed"] + 1 + draw) for draw in range(spec["draws"])),
+        models,
         signal,
-        partial(windows, history=card["history"], horizon=card["horizon"], n=spec["windows"]),
+        partial(windows, n=spec["windows"], **shape),
         normalisation=spec["normalisation"],
         memory_gb=spec["memory_gb"],
         device=pick_device(spec["device"]),

@@ -104,7 +104,7 @@ def test_mass_on_a_cut_is_zero_and_rows_still_sum_to_one(architecture):
     part = "readout->history" if architecture == "encoder" else "horizon->history"
     lags = torch.from_numpy(token_lags(stack, model.history, part))
     step = token_step(model)
-    cut = CutEdges(dict.fromkeys(stack.layers, lags), torch.tensor([[3 * step], [5 * step]]), 0.5 * step)
+    cut = CutEdges({(name, 0): lags for name in stack.layers}, torch.tensor([[3 * step], [5 * step]]), 0.5 * step)
     history = torch.randn(2, model.history, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     _, capture = read_attention(model, history, edit=cut)
     _, intact = read_attention(model, history)
@@ -123,7 +123,7 @@ def test_one_head_alone_can_be_cut():
     model = tiny("numeric")
     stack, step = model.stacks[0], token_step(model)
     lags = torch.from_numpy(token_lags(stack, model.history, "horizon->history"))
-    cut = CutEdges({stack.layers[0]: lags}, torch.tensor([[3 * step]]), 0.5 * step, heads={stack.layers[0]: [1]})
+    cut = CutEdges({(stack.layers[0], 0): lags}, torch.tensor([[3 * step]]), 0.5 * step, heads={stack.layers[0]: [1]})
     history = torch.randn(1, model.history, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     _, capture = read_attention(model, history, edit=cut)
     weights = next(r.weights for r in capture.records if r.module == stack.layers[0])[0]
@@ -134,7 +134,9 @@ def test_one_head_alone_can_be_cut():
 
 def test_a_row_that_would_lose_every_key_keeps_them_and_is_counted(waves):
     model, history = Copier().eval(), torch.from_numpy(waves["series"].values[:, :48])
-    lags = {"attention": torch.ones(60, 60, dtype=torch.float64)}  # all pairs at one lag: each row would be emptied
+    lags = {
+        ("attention", 0): torch.ones(60, 60, dtype=torch.float64)
+    }  # all pairs at one lag: each row would be emptied
     edit = CutEdges(lags, torch.ones(5, 1), 0.5)
     output, _ = read_attention(model, history, edit=edit)
     assert edit.spared == 5 * 60

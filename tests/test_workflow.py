@@ -13,25 +13,36 @@ from workflow_copy import REPOSITORY, WorkflowCopy
 # Jobs of the whole tiny study, by rule: model `once` on two signals, model `each` on one.
 DRAWN = {"draw_run": 3, "draw_comparison": 1}
 FROM_LAGS = {"measure_lags": 3, "compare_signals": 1} | DRAWN
-BESIDE_LAGS = {"measure_heads": 3, "roll_out": 3, "attribute_forecast": 3}
-FROM_TIME = {"reduce_to_time": 3} | BESIDE_LAGS | FROM_LAGS
+JUDGED = {"test_lags": 3}
+BESIDE_LAGS = {"measure_heads": 3, "roll_out": 3, "attribute_forecast": 3, "knock_out": 3}
+FROM_TIME = {"reduce_to_time": 3} | BESIDE_LAGS | FROM_LAGS | JUDGED
 FROM_ATTENTION = {"capture_attention": 3} | FROM_TIME
-FROM_CONTROLS = {"capture_controls": 3} | FROM_LAGS
-FROM_WINDOWS = FROM_CONTROLS | FROM_ATTENTION
+FROM_CONTROLS = {"capture_controls": 3} | FROM_LAGS | JUDGED
+FROM_UNTRAINED = {"capture_untrained": 3} | JUDGED
+FROM_PROBES = {"capture_probes": 2, "follow_periods": 2} | JUDGED
+FROM_WINDOWS = FROM_CONTROLS | FROM_ATTENTION | FROM_UNTRAINED
+FROM_CAPTURE = FROM_WINDOWS | FROM_PROBES
 TRAINED = {"train_model": 1, "train_forecaster": 1, "draw_training": 2}
-FROM_MODELS = TRAINED | FROM_WINDOWS
-FROM_SIGNALS = {"make_signal": 2, "make_control": 2, "train_forecaster": 1, "draw_training": 1} | FROM_WINDOWS
-EVERYTHING = FROM_SIGNALS | TRAINED
+FROM_MODELS = TRAINED | FROM_CAPTURE
+# The model that is trained on each signal, and what is asked of it alone.
+FITTED = {"train_forecaster": 1, "draw_training": 1, "capture_probes": 1, "follow_periods": 1}
+FROM_SIGNALS = {"make_signal": 2, "make_control": 2} | FITTED | FROM_WINDOWS
+FROM_SEED = FROM_SIGNALS | FROM_PROBES
+EVERYTHING = FROM_SIGNALS | FROM_MODELS
 # One of the signals: `table` is seen by `once` alone, `wave` by both models.
 SIGNAL = {"make_signal": 1, "make_control": 1, "compare_signals": 1, "draw_comparison": 1}
-PER_RUN = ("capture_attention", "capture_controls", "reduce_to_time", "measure_lags", *BESIDE_LAGS, "draw_run")
+PER_RUN = (
+    "capture_attention", "capture_controls", "capture_untrained", "reduce_to_time", "measure_lags", *JUDGED,
+    *BESIDE_LAGS, "draw_run",
+)  # fmt: skip
 FROM_TABLE = SIGNAL | dict.fromkeys(PER_RUN, 1)
-FROM_WAVE = SIGNAL | dict.fromkeys(PER_RUN, 2) | {"train_forecaster": 1, "draw_training": 1}
+FROM_WAVE = SIGNAL | dict.fromkeys(PER_RUN, 2) | FITTED
 # One of the models.
 FROM_ONCE = {"train_model": 1, "draw_training": 1, "compare_signals": 1, "draw_comparison": 1} | dict.fromkeys(
     PER_RUN, 2
 )
-FROM_EACH = {"train_forecaster": 1, "draw_training": 1} | dict.fromkeys(PER_RUN, 1)
+FROM_ONCE |= {"capture_probes": 1, "follow_periods": 1, "test_lags": 2}
+FROM_EACH = FITTED | dict.fromkeys(PER_RUN, 1)
 
 Change = Callable[[WorkflowCopy], None]
 
@@ -73,7 +84,9 @@ def remove(file: str) -> Change:
 def comments_docstrings_and_layout(workflow: WorkflowCopy) -> None:
     workflow.edit("scripts/measure_lags.py", '"""', '"""Truly: ')
     workflow.edit("src/laglens/lags/measure.py", '"""', '"""Truly: ')
-    workflow.edit("src/laglens/store/weights.py", "        return json.loads", "        # comment\n\n        return json.loads")
+    workflow.edit(
+        "src/laglens/store/weights.py", "        return json.loads", "        # comment\n\n        return json.loads"
+    )
     append("src/laglens/attention/cube.py", "\n\n# the end\n")(workflow)
     append("Snakefile", "\n\n# the end\n")(workflow)
     append("config.yaml", "\n# the end\n")(workflow)
@@ -137,8 +150,12 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "number of controls": (configure(lags__controls=20), {"make_control": 2} | FROM_CONTROLS),
     "local window of heads": (configure(heads__window=5), {"measure_heads": 3}),
     "fusion of heads": (configure(flow__fusion="max"), {"roll_out": 3}),
+    "draws of random weights": (configure(lags__untrained=4), FROM_UNTRAINED),
+    "waves of the period swap": (configure(lags__swap_inputs=4), FROM_PROBES),
+    "permutations": (configure(lags__permutations=99), {"follow_periods": 2} | JUDGED),
+    "width of a knock-out": (configure(attribution__half_width=0.5), {"knock_out": 3}),
     "explained forecast sample": (configure(attribution__step=2), {"attribute_forecast": 3}),
-    "normalisation": (configure(time__normalisation="mean"), FROM_CONTROLS | FROM_TIME),
+    "normalisation": (configure(time__normalisation="mean"), FROM_CONTROLS | FROM_TIME | FROM_UNTRAINED | FROM_PROBES),
     "dtype of the cubes": (configure(attention__dtype="float32"), FROM_ATTENTION),
     "number of windows": (configure(attention__windows=5), FROM_WINDOWS),
     "one signal's parameter": (edit("config.yaml", "period: 16", "period: 17"), FROM_WAVE),
@@ -147,7 +164,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "the user's table": (edit("series.csv", "value\n", "value\n0.5\n"), FROM_TABLE),
     "training budget of one model": (configure(models__once__train__steps=5), FROM_ONCE),
     "options of the other model": (configure(models__each__layers=2), FROM_EACH),
-    "seed of the study": (configure(seed=1), FROM_SIGNALS),
+    "seed of the study": (configure(seed=1), FROM_SEED),
     "script of the signals": (append("scripts/make_signal.py"), FROM_SIGNALS),
     "script of the lags": (append("scripts/measure_lags.py"), {"measure_lags": 3, "draw_run": 3}),
     "script of the figures": (append("scripts/draw_run.py"), {"draw_run": 3}),
@@ -155,12 +172,12 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "library: controls": (append("src/laglens/signals/controls.py"), {"make_control": 2} | FROM_CONTROLS),
     "library: windows": (append("src/laglens/signals/windows.py"), FROM_WINDOWS),
     "library: training on a signal": (append("src/laglens/models/fitting.py"), FROM_EACH),
-    "library: models": (append("src/laglens/models/encoder.py"), FROM_MODELS),
-    "library: attention": (append("src/laglens/attention/cube.py"), FROM_WINDOWS),
-    "library: time": (append("src/laglens/time/reduce.py"), FROM_CONTROLS | FROM_TIME),
+    "library: models": (append("src/laglens/models/encoder.py"), FROM_EACH),
+    "library: attention": (append("src/laglens/attention/cube.py"), FROM_CAPTURE),
+    "library: time": (append("src/laglens/time/reduce.py"), FROM_CAPTURE),
     "library: lags, with an old date": (
         append_with_old_date("src/laglens/lags/profiles.py"),
-        FROM_LAGS | {"roll_out": 3},
+        FROM_LAGS | JUDGED | {"follow_periods": 2, "roll_out": 3},
     ),
     "library: comparison of lags": (
         append("src/laglens/lags/comparison.py"),
@@ -169,7 +186,10 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "library: mosaic": (append("src/laglens/figures/mosaic.py"), {"draw_run": 3}),
     "library: figure style": (append("src/laglens/figures/style.py"), DRAWN | {"draw_training": 2}),
     "library: occlusion": (append("src/laglens/attribution/methods.py"), {"attribute_forecast": 3}),
-    "package init of the lags": (append("src/laglens/lags/__init__.py"), BESIDE_LAGS | FROM_LAGS),
+    "package init of the lags": (
+        append("src/laglens/lags/__init__.py"),
+        BESIDE_LAGS | FROM_LAGS | JUDGED | {"follow_periods": 2},
+    ),
     "library: store": (append("src/laglens/store/files.py"), EVERYTHING),
 }
 
@@ -244,7 +264,7 @@ def test_every_rule_is_complete_and_no_script_reads_the_config() -> None:
                 assert re.search(rf"^    {directive}:", rule, re.MULTILINE), f"{name} has no {directive}"
             assert not re.search(r"^    (run|shell|retries):", rule, re.MULTILINE), name
             assert f'"../scripts/{name}.py"' in rule
-            assert f'code=code("{name}")' in rule
+            assert re.search(rf'code=(model_|fit_)?code\("{name}"\)', rule), name
     for script in (REPOSITORY / "scripts").glob("*.py"):
         text = script.read_text()
         assert "snakemake.config" not in text, script.name

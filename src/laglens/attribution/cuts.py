@@ -129,7 +129,7 @@ class CutEdges:
     Attributes
     ----------
     lags
-        `token_lags` by name of the attention module.
+        `token_lags` by name of the attention module and index of its call; None for all calls (decoding steps).
     cut
         For each sample of the batch, padded with NaN: ``(sample, lag)``.
     width
@@ -140,7 +140,7 @@ class CutEdges:
         Queries that kept their keys, so far.
     """
 
-    lags: Mapping[str, Tensor]
+    lags: Mapping[tuple[str, int | None], Tensor]
     cut: Tensor
     width: float
     heads: Mapping[str, Sequence[int]] | None = None
@@ -150,9 +150,10 @@ class CutEdges:
     def __call__(self, call: AttentionCall) -> AttentionCall:
         """Cut the pairs of one call."""
         chosen = None if self.heads is None else self.heads.get(call.module, ())
-        if call.module not in self.lags or (chosen is not None and not len(chosen)):
+        lags = self.lags.get((call.module, call.index), self.lags.get((call.module, None)))
+        if lags is None or (chosen is not None and not len(chosen)):
             return call
-        edges = self._of_call(call)
+        edges = self._of_call(call, lags)
         if chosen is not None:
             of_head = torch.zeros(_operand(call).shape[-3], dtype=torch.bool, device=edges.device)
             of_head[list(chosen)] = True
@@ -164,9 +165,8 @@ class CutEdges:
         self.spared += int(emptied.sum())
         return call.without(edges & ~emptied)
 
-    def _of_call(self, call: AttentionCall) -> Tensor:
+    def _of_call(self, call: AttentionCall, lags: Tensor) -> Tensor:
         """Pairs to cut, ``(batch, 1, query, key)``; the rows of a decoding step end at its query."""
-        lags = self.lags[call.module]
         if id(lags) not in self._edges:
             near = (lags - self.cut[:, :, None, None]).abs() <= self.width
             self._edges[id(lags)] = near.any(1)[:, None]

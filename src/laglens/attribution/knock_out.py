@@ -94,14 +94,16 @@ def knock_out(
     shown = torch.from_numpy(histories(windows, model.history)).to(device)
     width = half_width * token_step(model)
     started = time.perf_counter()
-    intact = torch.cat([_forecast(model, part, None) for part in shown.split(batch)])
+    batch = max(batch // model.channels, 1) * model.channels
+    intact = torch.cat([_forecast(model, part) for part in shown.split(batch)])
     _say_cost(len(cuts), time.perf_counter() - started)
+    clean: dict[int, AttentionCapture] = {}
     changed, spared = [], []
     for cut in track(cuts, "cutting lags", total=len(cuts)):
         padded = _padded(cut.lags, device)
         edits = [CutEdges(lags, part, width, cut.heads) for part in padded.split(batch)]
         parts = zip(shown.split(batch), edits, strict=True)
-        changed.append(torch.cat([_forecast(model, part, edit) for part, edit in parts]))
+        changed.append(torch.cat([_forecast(model, part, edit, clean) for part, edit in parts]))
         spared.append(sum(edit.spared for edit in edits))
     return _effects(windows, model, intact, torch.stack(changed), [cut.name for cut in cuts], spared)
 
@@ -143,8 +145,9 @@ def knock_out_heads(model: Forecaster, windows: xr.Dataset, cut: Cut, **options:
         One node per stack: ``forecast_change`` and ``error_change (layer, head, sample)``, as in `knock_out`.
     """
     stacks = [stack for stack in model.stacks if forecasting_part(stack, model.history)]
-    first = torch.from_numpy(histories(windows.isel(sample=slice(1)), model.history))
-    _, capture = read_attention(model.eval().to("cpu"), first, certify=False)
+    first = torch.from_numpy(histories(windows.isel(sample=slice(model.channels)), model.history))
+    first = first if model.channels == 1 else first[None]
+    _, capture = read_attention(model.eval().to("cpu"), first, certify=False, not_attention=model.not_in_time)
     n_heads = {record.module: record.weights.shape[-3] for record in capture.records if record.weights is not None}
     cuts = one_head_at_a_time(stacks, n_heads, cut.lags)
     effects = knock_out(model, windows, cuts, **options)
@@ -169,24 +172,39 @@ def token_step(model: Forecaster) -> float:
     return stacks[0].key.step
 
 
-def _lags_of_modules(model: Forecaster, device: torch.device | str) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+def _lags_of_modules(model: Forecaster, device: torch.device | str) -> dict[tuple[str, int | None], Tensor]:
+    found: dict[tuple[str, int | None], Tensor] = {}
     for stack in model.stacks:
         part = forecasting_part(stack, model.history)
         if part is not None:
             lags = torch.from_numpy(token_lags(stack, model.history, part)).to(device)
-            found |= dict.fromkeys(stack.layers, lags)
+            found |= {(module, None if stack.steps else stack.call): lags for module in stack.layers}
     if not found:
         raise LaglensError("no attention stack of the model reads the history for the forecast; nothing to cut")
     return found
 
 
-def _forecast(model: Forecaster, history: Tensor, edit: CutEdges | None) -> Tensor:
-    if edit is None:
+def _forecast(
+    model: Forecaster, history: Tensor, edit: CutEdges | None = None, clean: dict[int, AttentionCapture] | None = None
+) -> Tensor:
+    """Forecast ``(sample, history) -> (sample, horizon)``; channels of a window are samples that follow each other.
+
+    `clean` keeps the captures without an edit, by batch size, which a written-out softmax needs to be known by.
+    """
+    together = history if model.channels == 1 else history.unflatten(0, (-1, model.channels))
+
+    def run(**options: Any) -> tuple[Tensor, AttentionCapture]:
+        with torch.no_grad(), AttentionCapture(model, certify=False, reader=NoReading(), **options) as capture:
+            return model(together), capture
+
+    if edit is None or clean is None:
         with torch.no_grad():
-            return model(history)
-    with torch.no_grad(), AttentionCapture(model, certify=False, reader=NoReading(), edit=edit):
-        return model(history)
+            forecast = model(together)
+    else:
+        if len(history) not in clean:
+            clean[len(history)] = run()[1]
+        forecast = run(edit=edit, clean=clean[len(history)])[0]
+    return forecast if model.channels == 1 else forecast.flatten(0, 1)
 
 
 def _padded(lags: Sequence[Array], device: torch.device | str) -> Tensor:

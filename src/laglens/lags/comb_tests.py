@@ -69,6 +69,31 @@ def periods_in_reach(periods: Sequence[float], layout: Layout, part: str) -> dic
     return reasons
 
 
+def within_reach(probe_tree: xr.DataTree, *, min_pairs: int = MIN_PAIRS) -> xr.DataTree:
+    """The inputs of a probe whose period the lags of every stack can show.
+
+    Where these are fewer than two periods, a tree without stacks; its attribute ``left_out`` says why.
+
+    Raises
+    ------
+    LaglensError
+        No true periods, or no stack that reads the history for the forecast.
+    """
+    if "left_out" in probe_tree.attrs:
+        return probe_tree
+    root = probe_tree.to_dataset()
+    if "true_period" not in root.coords:
+        raise LaglensError("the probe has no 'true_period (sample)'; make it with laglens.make_swap_probe")
+    true = root["true_period"].values
+    periods = np.unique(true).tolist()
+    refused: dict[float, str] = {}
+    for part, layout in forecasting_stacks(probe_tree, min_pairs=min_pairs).values():
+        refused |= {period: why for period, why in periods_in_reach(periods, layout, part).items() if why}
+    if len(periods) - len(refused) < 2:
+        return xr.DataTree(xr.Dataset(attrs=probe_tree.attrs | {"left_out": "; ".join(refused.values())}))
+    return probe_tree.isel(sample=np.flatnonzero(~np.isin(true, list(refused))))
+
+
 def comb_test(
     time_tree: xr.DataTree, control_tree: xr.DataTree, periods: Sequence[float], *, min_pairs: int = MIN_PAIRS
 ) -> xr.DataTree:
@@ -149,12 +174,11 @@ def swap_test(
     Raises
     ------
     LaglensError
-        No true periods, or fewer than two inputs of a period; a period that tokens or lags cannot show.
+        No true periods, or fewer than two inputs of a period.
     """
+    probe_tree = within_reach(probe_tree, min_pairs=min_pairs)
     if "left_out" in probe_tree.attrs:
         return xr.DataTree(xr.Dataset(attrs=probe_tree.attrs))
-    if "true_period" not in probe_tree.to_dataset().coords:
-        raise LaglensError("the probe has no 'true_period (sample)'; make it with laglens.make_swap_probe")
     true = probe_tree.to_dataset()["true_period"].values
     periods, label = np.unique(true, return_inverse=True)
     if np.bincount(label).min() < 2:

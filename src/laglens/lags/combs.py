@@ -12,6 +12,8 @@ from laglens.errors import LaglensError
 from laglens.lags.testability import REFUSED, testability
 
 Array = NDArray[np.float64]
+FEWEST = 3  # past lags in which a tooth and its gaps can lie
+TOO_FEW = "{} past lags are measured; a comb needs a tooth and two gaps"
 GOLDEN = (1 + 5**0.5) / 2  # the multiple of a period whose teeth stay farthest from those of the period
 
 
@@ -79,10 +81,10 @@ def comb_contrast(ratio: xr.DataArray, periods: Sequence[float], *, step: float 
     """
     lag = ratio["lag"].values
     measured = (lag > 0) & np.isfinite(ratio.values).reshape(-1, len(lag)).all(0)
-    if np.count_nonzero(measured) < 3:
-        raise LaglensError("fewer than three past lags are measured in every profile; no comb can be seen in them")
     axis = lag[measured]
-    step = float(axis[1] - axis[0]) if step is None else step
+    if len(periods) and len(axis) < FEWEST:
+        raise LaglensError(TOO_FEW.format(len(axis)))
+    step = float(axis[1] - axis[0]) if step is None and len(axis) > 1 else step or 1.0
     for period in periods:
         if (judged := testability(period, step)).testable == "no":
             raise LaglensError(f"{judged}; teeth and gaps of its comb are the same lags below {REFUSED:g} tokens")

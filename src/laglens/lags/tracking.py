@@ -10,7 +10,7 @@ from scipy.stats import theilslopes
 
 from laglens.errors import LaglensError
 from laglens.lags.alike import stack_dataset
-from laglens.lags.comb_tests import forecasting_stacks
+from laglens.lags.comb_tests import forecasting_stacks, within_reach
 from laglens.lags.combs import comb_weights, log_ratio
 from laglens.lags.layout import MIN_PAIRS, Layout
 from laglens.lags.profiles import ratio_of_part
@@ -63,10 +63,9 @@ def track_periods(
     LaglensError
         No true periods, or no stack that reads the history for the forecast.
     """
+    probe_tree = within_reach(probe_tree, min_pairs=min_pairs)
     if "left_out" in probe_tree.attrs:
         return xr.DataTree(xr.Dataset(attrs=probe_tree.attrs))
-    if "true_period" not in probe_tree.to_dataset().coords:
-        raise LaglensError("the probe has no 'true_period (sample)'; make it with laglens.make_swap_probe")
     true = probe_tree.to_dataset()["true_period"].values
     nodes = {}
     for name, (part, layout) in forecasting_stacks(probe_tree, min_pairs=min_pairs).items():

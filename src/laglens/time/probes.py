@@ -42,7 +42,10 @@ def probe_time_tree(
     LaglensError
         As `attention_tree` and `to_time`.
     """
-    inputs = xr.Dataset({"series": probe["value"]})
+    series = probe["value"]
+    if model.channels > 1:  # all channels see the same wave
+        series = series.expand_dims(channel=model.channels).transpose("sample", "channel", "time")
+    inputs = xr.Dataset({"series": series})
     about = {"control": probe.attrs.get("control", ""), "signal": probe.attrs} | (attrs or {})
     if not probe.sizes["sample"]:
         return xr.DataTree(xr.Dataset(attrs=about | {"left_out": probe.attrs.get("left_out", "the probe is empty")}))
