@@ -157,9 +157,14 @@ def test_config_of_another_shape(folder):
 def test_model_type_of_another_architecture(published):
     message = refusal(published["informer"][0])
     assert "'model_type' is 'informer'" in message and "reads 'patchtst'" in message
-    assert message.endswith("'architecture: informer'")
-    assert refusal(published["timesfm2_5"][0]).endswith("'architecture: timesfm'")
+    assert message.endswith("take 'architecture: informer'")
+    assert refusal(published["timesfm2_5"][0]).endswith("take 'architecture: timesfm'")
     assert "reads 'timesfm' or 'timesfm2_5'" in refusal(published["patchtst"][0], "timesfm")
+
+
+def test_model_type_of_no_architecture(folder):
+    edit_config(folder, model_type="bert")
+    assert refusal(folder).endswith("none of laglens reads it; 'architecture: factory' takes any model")
 
 
 def test_model_type_is_missing(folder):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from laglens.errors import LaglensError
-from laglens.models.architectures import refuse
+from laglens.models.architectures import ARCHITECTURES, refuse
 from laglens.models.checkpoints import load_strictly, read_checkpoint
 from laglens.models.forecaster import Forecaster
 
@@ -133,8 +133,7 @@ class HuggingFaceForecaster(Forecaster):
         if found not in cls.kinds:
             refuse(str(found))
             raise LaglensError(
-                f"{source}: 'model_type' is '{found}', this architecture reads {known}; "
-                f"'{found}' may be read by 'architecture: {READ_BY.get(found, found)}'"
+                f"{source}: 'model_type' is '{found}', this architecture reads {known}; {_reader(found)}"
             )
         return found
 
@@ -163,6 +162,14 @@ def length_up_to(name: str, given: int | None, most: int, setting: str) -> int:
     if given is not None and given > most:
         raise LaglensError(f"{name}: {given} samples were asked for, but the model has at most {most} ({setting})")
     return given or most
+
+
+def _reader(model_type: str) -> str:
+    """Which architecture reads a ``model_type``."""
+    architecture = READ_BY.get(model_type, model_type)
+    if model_type in READ_BY or architecture in ARCHITECTURES:
+        return f"take 'architecture: {architecture}'"
+    return "none of laglens reads it; 'architecture: factory' takes any model"
 
 
 def _kind(model_type: str, name: str) -> Any:
