@@ -411,6 +411,20 @@ def test_attention_in_the_module_itself_is_the_stack_of_no_name() -> None:
     assert set(weights_of(model, torch.randn(2, 12, dtype=torch.float64))) == {"model"}
 
 
+def test_modules_that_a_person_calls_stacks_are_no_stacks_of_ours() -> None:
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stacks = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)])
+
+        def forward(self, history: torch.Tensor) -> torch.Tensor:
+            return self.stacks[0](history.float().unflatten(1, (-1, 1)).expand(-1, -1, 8))[:, -1, :3]
+
+    module = Stacked().eval()
+    assert set(weights_of(module, torch.randn(2, 12))) == {"stacks.0.self_attn"}
+    assert laglens.adapt(module, history=12, horizon=3).eval().stacks[0].layers == ("model.stacks.0.self_attn",)
+
+
 def test_a_batch_axis_that_holds_more_than_windows_is_refused() -> None:
     class Across(nn.Module):
         def forward(self, history: torch.Tensor) -> torch.Tensor:
