@@ -6,7 +6,7 @@ from laglens import launch
 from laglens.config.load import canonical
 from laglens.config.adapters import LOADED as LOADED_ARCHITECTURES
 from laglens.config.models import PER_SIGNAL
-from laglens.models.architectures import module_and_class
+from laglens.models.architectures import PACKAGES, module_and_class
 from laglens.provenance import code_hashes, module_hashes, package_versions, select
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -22,6 +22,10 @@ STUDY = launch.read_study(config, (workflow.configfiles or ["config"])[-1])
 SETTINGS = canonical(STUDY)
 # Packages whose version changes what a model computes.
 VERSIONS = package_versions(["numpy", "timm", "torch"])
+VERSIONS_OF = {
+    name: VERSIONS | package_versions(PACKAGES.get(m.architecture, ()))
+    for name, m in STUDY.models.items()
+}
 SHIPPED_WEIGHTS = SOURCE / "laglens" / "weights"
 TRAINED_ONCE = {
     name for name, m in STUDY.models.items() if m.architecture not in PER_SIGNAL
@@ -46,10 +50,13 @@ launch.run_from(SOURCE)
 
 def spec(versions=False, **paths):
     """Params: the settings a script reads, and no others, by name (see laglens.provenance.select)."""
-    fixed = {"versions": VERSIONS} if versions else {}
 
     def settings_of_job(wildcards):
-        return select(SETTINGS, paths, wildcards) | fixed
+        settings = select(SETTINGS, paths, wildcards)
+        if versions:
+            name = wildcards.get("model") or wildcards.fit.split("/")[0]
+            settings["versions"] = VERSIONS_OF[name]
+        return settings
 
     return settings_of_job
 

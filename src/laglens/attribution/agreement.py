@@ -43,7 +43,7 @@ def agree_with_attention(attribution: xr.Dataset, time_tree: xr.DataTree) -> xr.
     Raises
     ------
     LaglensError
-        The windows are not the same, or no stack has rows that forecast.
+        The windows are not the same.
     """
     windows, theirs = attribution["sample"], time_tree.to_dataset(inherit=False).get("sample")
     if theirs is None or not np.array_equal(theirs, windows):
@@ -51,9 +51,9 @@ def agree_with_attention(attribution: xr.Dataset, time_tree: xr.DataTree) -> xr.
         raise LaglensError(f"the attribution has {windows.size} windows, the time maps {n}, or others; take the same")
     nodes = {name: _agree(attribution, stack_dataset(time_tree, name)) for name in time_tree.children}
     found = {f"/{name}": node for name, node in nodes.items() if node is not None}
-    if not found:
-        raise LaglensError(f"no attention stack has rows of {' or '.join(FORECASTING)} to compare with")
     root = attribution.merge(attribution_lags(attribution), combine_attrs="override")
+    if not found:  # a forecast read from a class token alone
+        root.attrs["no_agreement"] = f"no attention stack has rows of {' or '.join(FORECASTING)} to compare with"
     return xr.DataTree.from_dict({"/": root, **found})
 
 

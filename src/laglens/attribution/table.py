@@ -24,7 +24,8 @@ def attribution_table(agreement: xr.DataTree) -> pd.DataFrame:
     pd.DataFrame
         One row per method and head: ``spearman`` and its ``spearman_sd`` over ``n_windows``, ``mismatched``;
         ``strongest_lag`` [input samples] is where the profile of the method is highest, in units of the signal
-        ``strongest_lag_time`` (the middle, where several lags are as high).
+        ``strongest_lag_time`` (the middle, where several lags are as high). One row per method where no stack has rows
+        that forecast.
     """
     root, tables = agreement.to_dataset(), []
     for name, node in agreement.children.items():
@@ -35,6 +36,8 @@ def attribution_table(agreement: xr.DataTree) -> pd.DataFrame:
         table = xr.Dataset(columns).to_dataframe(dim_order=HEAD).reset_index()
         table = table.rename(columns={"attribution_method": "method"})
         tables.append(table.assign(stack=name, part=node.attrs["part"]))
+    if not tables:
+        return _strongest_lags(root)
     table = pd.concat(tables, ignore_index=True).merge(_strongest_lags(root), on="method")
     first = ["method", "step", "strongest_lag", "strongest_lag_time", "time_unit", "stack", "layer", "head", "part"]
     return table[[*first, *table.columns.drop(first)]]

@@ -127,9 +127,9 @@ def comb_test(
     observed, controls = {}, {}
     for name, (part, layout) in stacks.items():
         node, control = stack_dataset(time_tree, name), stack_dataset(control_tree, name)
-        observed[name] = _contrasts(ratio_of_part(mean_map(node), layout, part), layout, tested, node)
+        observed[name] = _contrasts(ratio_of_part(mean_map(node), layout, part), layout, part, tested, node)
         theirs = control_ratios(control, layout)[part]
-        controls[name] = _contrasts(theirs, layout, tested, node, "replicate")
+        controls[name] = _contrasts(theirs, layout, part, tested, node, "replicate")
     flat = np.concatenate([observed[name].values.ravel() for name in stacks])
     null = np.concatenate([controls[name].values.reshape(n_samples(control_tree), -1) for name in stacks], axis=1)
     columns = _all_heads(flat, null)
@@ -211,16 +211,26 @@ def comb_contrasts(node: xr.Dataset, layout: Layout, part: str, periods: Sequenc
     """Comb contrast of every sample of a node of a time tree, on its own: -> (sample, layer, head, period)."""
     maps = node["attention"].transpose("sample", "layer", "head", "query", "key")
     ratios = [ratio_of_part(maps.isel(sample=i).values, layout, part) for i in range(maps.sizes["sample"])]
-    return _contrasts(np.stack(ratios), layout, periods, node, "sample")
+    return _contrasts(np.stack(ratios), layout, part, periods, node, "sample")
 
 
 def _contrasts(
-    ratio: Array, layout: Layout, periods: Sequence[float] | Array, node: xr.Dataset, first: str | None = None
+    ratio: Array,
+    layout: Layout,
+    part: str,
+    periods: Sequence[float] | Array,
+    node: xr.Dataset,
+    first: str | None = None,
 ) -> xr.DataArray:
-    """Comb contrast ([first,] layer, head, period) of ratios ([first,] layer, head, lag)."""
+    """Comb contrast ([first,] layer, head, period) of ratios ([first,] layer, head, lag).
+
+    A head without any mass in time has no preference.
+    """
+    measured = layout.measured(part)
     coords = {name: node[name] for name in ("layer", "layer_name", "head") if name in node.coords}
     dims = ((first,) if first else ()) + ("layer", "head", "lag")
-    labelled = xr.DataArray(ratio, dims=dims, coords={**coords, "lag": layout.lag_samples})
+    known = np.nan_to_num(ratio[..., measured], nan=1.0)
+    labelled = xr.DataArray(known, dims=dims, coords={**coords, "lag": layout.lag_samples[measured]})
     return comb_contrast(labelled, [float(p) for p in periods], step=layout.table.step)
 
 

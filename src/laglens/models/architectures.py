@@ -24,6 +24,13 @@ ARCHITECTURES = {
     "visionts": ("visionts", "VisionTSForecaster"),
 }
 
+# Packages, beside numpy, timm and torch, whose version changes what a model computes.
+PACKAGES = {
+    **dict.fromkeys(("patchtst", "time_series_transformer", "informer", "autoformer", "timesfm"), ("transformers",)),
+    **dict.fromkeys(("chronos_t5", "chronos_bolt", "chronos_2"), ("chronos-forecasting", "transformers")),
+    "visionts": ("visionts",),
+}
+
 NO_ATTENTION = "it has no attention"
 # Known models without attention over time, by name in lower case without punctuation.
 REFUSED = {
