@@ -12,11 +12,11 @@ with job() as snakemake:
     spec, card = snakemake.params.spec, read_card(snakemake.input.card)
     model = restore_model(card, read_weights(snakemake.input.weights))
     control = read_dataset(snakemake.input.control)
-    shape = {"history": model.history, "horizon": model.horizon, "channels": model.channels}
+    history, horizon, channels = model.history, model.horizon, model.channels
     tree = control_time_tree(
         model,
         control,
-        partial(windows, n=spec["windows"], **shape),
+        partial(windows, history=history, horizon=horizon, n=spec["windows"], channels=channels),
         normalisation=spec["normalisation"],
         memory_gb=spec["memory_gb"],
         device=pick_device(spec["device"]),
