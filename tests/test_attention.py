@@ -87,8 +87,19 @@ def test_both_stores_agree_on_the_models_of_the_workflow(architecture: str) -> N
         np.testing.assert_allclose(other["attention"], node["attention"], atol=1e-6, rtol=1e-5)
         np.testing.assert_allclose(other["entropy"], node["entropy"], atol=1e-4)
     assert tokens.attrs["certificate"]["worst"] < 1e-5 and 0 < streamed.attrs["certificate"]["worst"] < 1e-5
-    with pytest.raises(LaglensError, match="store 'disk' is not one of tokens, time, auto"):
-        attention_tree(model, windows(model), store="disk")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"store": "disk"}, "store 'disk' is not one of tokens, time, auto"),
+        ({"dtype": "int8"}, "dtype 'int8' is not one of float16, float32"),
+        ({"statistics": ["gini"]}, "statistic 'gini' is not one of entropy, effective_keys, top_key"),
+    ],
+)
+def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(LaglensError, match=message):
+        attention_tree(small(Small), windows_of(small(Small)), **options)
 
 
 def test_auto_keeps_tokens_while_the_whole_cube_fits() -> None:

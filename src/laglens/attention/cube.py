@@ -105,7 +105,8 @@ def attention_into(
         An unknown setting, a history with NaN, an incomplete capture (see `laglens.attention.capture.read_attention`),
         token maps that do not fit, or a single window that does not fit in memory.
     """
-    for value, known, what in ((store, STORES, "store"), (dtype, DTYPES, "dtype")):
+    asked = [("store", store, STORES), ("dtype", dtype, DTYPES), *(("statistic", s, STATISTICS) for s in statistics)]
+    for what, value, known in asked:
         if value not in known:
             raise LaglensError(f"{what} '{value}' is not one of {', '.join(known)}")
     history, memory = histories(windows, model.history, model.channels), memory_gb * GIGABYTE
