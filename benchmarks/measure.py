@@ -57,6 +57,26 @@ def alternately(repeats: int, **commands: Callable[[], Cost]) -> dict[str, Cost]
     return {name: Cost(median(c.wall for c in all_), median(c.cpu for c in all_)) for name, all_ in costs.items()}
 
 
+def in_own_process(module: str, *arguments: str) -> Any:
+    """What a module prints last, as JSON, in a process of its own with one thread.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        It failed.
+    """
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [sys.executable, "-m", module, *arguments]
+    ran = subprocess.run(command, cwd=ROOT, env=os.environ | threads, capture_output=True, text=True, check=True)
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def peak_mb() -> float:
+    """Largest memory that this process has had [10^6 bytes]; `ru_maxrss` would begin with the size of its parent."""
+    status = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024 / 1e6
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, memory, load before the start, and versions."""
     cpu_lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
