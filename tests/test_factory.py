@@ -237,8 +237,27 @@ def test_files_beside_the_file_are_imported_and_kept_apart_by_folder(write) -> N
         for folder in ("a", "b", "a")
     ]
     assert found == [4, 8, 4]
+    assert build_model("factory", {"factory": "a/my_model.py:build"} | SIZES).model.embed.out_features == 4
     write("WIDTH = 6\n", "a/sizes.py")
     assert build_model("factory", {"factory": "a/my_model.py:build"} | SIZES).model.embed.out_features == 6
+
+
+def test_installed_modules_stay_as_they_are(write) -> None:
+    before = {name: sys.modules[name] for name in ("torch", "numpy", "laglens.models.factory", "json")}
+    path = [*sys.path]
+    write(ENCODER, "json.py")  # the name of a module that is loaded
+    for factory in ("json.py:build", write(ENCODER, "b/my_model.py")):
+        load_model("factory", factory, SIZES)
+    assert {name: sys.modules[name] for name in before} == before
+    assert [entry for entry in sys.path if entry not in path] == [str(Path("b").resolve())]
+
+
+def test_an_error_in_a_file_below_the_folder_is_named(write) -> None:
+    write("from nets.blocks import fail\n\ndef build():\n    return fail()\n")
+    write("", "nets/__init__.py")
+    write("def fail():\n    raise ValueError('no\\nmore')\n", "nets/blocks.py")
+    with pytest.raises(LaglensError, match=r"^nets/blocks.py, line 2: ValueError: no more$"):
+        build_model("factory", {"factory": "my_model.py:build"} | SIZES)
 
 
 def test_an_import_inside_a_function_finds_the_file_beside(write) -> None:

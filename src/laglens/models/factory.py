@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib import invalidate_caches
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -23,7 +24,8 @@ from laglens.models.forecaster import Forecaster
 from laglens.models.inferred import OutlineReader, noise
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-FOLDERS: set[str] = set()  # from which files were imported in this process
+PACKAGE = Path(__file__).parents[1]
+FOLDERS: dict[str, frozenset[str]] = {}  # of persons' files imported in this process, and what was imported before
 
 
 class FactoryForecaster(AdaptedForecaster):
@@ -95,7 +97,7 @@ class FactoryForecaster(AdaptedForecaster):
 def import_file(path: Path) -> ModuleType:
     """Import a file by its path; files beside it can be imported by it, then and later.
 
-    Files beside it, or beside one imported before, are read afresh: an edit is seen, and files of one name in two
+    What was imported from the folder of such a file before is forgotten: an edit is seen, and files of one name in two
     folders are kept apart.
 
     Raises
@@ -105,20 +107,43 @@ def import_file(path: Path) -> ModuleType:
     """
     if not path.is_file():
         raise LaglensError(f"there is no file '{path}'; paths are relative to the folder you run from")
+    _forget()
     folder = str(path.resolve().parent)
-    FOLDERS.add(folder)
-    for name, module in list(sys.modules.items()):
-        if str(Path(getattr(module, "__file__", None) or "/").parent) in FOLDERS:
-            del sys.modules[name]
-    sys.path[:] = [folder, *(entry for entry in sys.path if entry not in FOLDERS)]
-    spec = spec_from_file_location(path.stem, path.resolve())
+    FOLDERS.setdefault(folder, frozenset(sys.modules))
+    sys.path.insert(0, folder)
+    # A name that is taken, such as that of an installed package, stays taken.
+    name = path.stem if path.stem not in sys.modules else f"{path.stem} of {folder}"
+    spec = spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
         raise LaglensError(f"'{path}' is no Python file; its name must end with .py")
     module = module_from_spec(spec)
-    sys.modules[path.stem] = module
-    with blamed(path):
+    sys.modules[name] = module
+    with blamed(path), _without_bytecode():
         spec.loader.exec_module(module)
     return module
+
+
+def _forget() -> None:
+    """Forget modules that were imported from the folders of persons' files, and these folders."""
+    for name in list(sys.modules):
+        top = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None) or ""
+        place = Path(top).parent.parent if top.endswith("__init__.py") else Path(top).parent
+        if name not in FOLDERS.get(str(place), sys.modules) and not name.startswith("laglens."):
+            del sys.modules[name]
+    for folder in FOLDERS:
+        if folder in sys.path:
+            sys.path.remove(folder)
+    invalidate_caches()
+
+
+@contextmanager
+def _without_bytecode() -> Iterator[None]:
+    """Compiled files are told apart from their sources by the second, which an edit may not take."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 @contextmanager
@@ -127,14 +152,22 @@ def blamed(file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        folder = file.resolve().parent
         # The innermost frame in their folder; an error of syntax has none.
-        own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == file.resolve().parent]
-        name, line = (own[-1].filename, own[-1].lineno) if own else (str(file), None)
+        frames = (frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(Path(frame.filename), folder))
+        place, line = next(((Path(f.filename), f.lineno) for f in reversed([*frames])), (file.resolve(), None))
         if isinstance(error, SyntaxError) and error.filename:
-            name, line = error.filename, error.lineno
-        where = f"{file.parent / Path(name).name}" + (f", line {line}" if line else "")
+            place, line = Path(error.filename), error.lineno
+        named = file.parent / place.relative_to(folder) if place.is_relative_to(folder) else place
         what = str(error) if isinstance(error, LaglensError) else f"{type(error).__name__}: {error}"
+        where = f"{named}, line {line}" if line else str(named)
         raise LaglensError(f"{where}: {' '.join(what.split())}") from error
+
+
+def _is_own(file: Path, folder: Path) -> bool:
+    """Whether a file in or below a person's folder is theirs, and not of a package that is installed there."""
+    installed = {"site-packages", "dist-packages"} & set(file.parts) or file.is_relative_to(PACKAGE)
+    return file.is_relative_to(folder) and not installed
 
 
 def _function(module: ModuleType, name: str, file: Path) -> Callable[..., Any]:
