@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,31 +10,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from laglens.errors import LaglensError
 from laglens.models.checkpoints import load_strictly, read_checkpoint, strip_prefix
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack, TokenMap
+from laglens.models.visionts_network import heads_of, published_code, sizes_of
 
-# Of the published autoencoders by their width, which is all that a checkpoint says of its heads: base, large, huge.
-PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16}
-PUBLISHED_DECODER_HEADS = {512: 16}
-EPSILON = 1e-6  # of the layer norms of all published autoencoders
 VARIANCE = 1e-5  # added to that of a series
 # Pixels blend this many samples on either axis. With more to a pixel some are in no pixel at all.
 BLENDED = {"nearest": 1, "bilinear": 2, "bicubic": 4}
-SIZES = (
-    "img_size",
-    "patch_size",
-    "embed_dim",
-    "depth",
-    "num_heads",
-    "decoder_embed_dim",
-    "decoder_depth",
-    "decoder_num_heads",
-    "mlp_ratio",
-)
 
 
 class VisionTSForecaster(Forecaster):
@@ -80,7 +65,7 @@ class VisionTSForecaster(Forecaster):
         self.period, self.history, self.horizon = period, history, horizon
         self.norm_const, self.align_const, self.interpolation = norm_const, align_const, interpolation
         self.config = {"embed_dim": 768, "depth": 12, "num_heads": 12} | dict(config or {})
-        self.network = _published_code(self.config)
+        self.network = published_code(self.config)
         self.network.update_config(
             history, horizon, periodicity=period, align_const=align_const, interpolation=interpolation
         )
@@ -138,13 +123,13 @@ class VisionTSForecaster(Forecaster):
                 f"{path}: is of VisionTS++, with a head for every quantile; only the autoencoders of VisionTS are read"
             )
         try:
-            sizes = _sizes(state)
+            sizes = sizes_of(state)
         except (KeyError, ValueError, AttributeError, IndexError, TypeError) as error:
             raise LaglensError(f"{path}: the weights are not those of a masked autoencoder ({error})") from error
         given = dict(options.pop("config", None) or {})
         if wrong := [key for key in sizes if key in given and given[key] != sizes[key]]:
             raise LaglensError(f"{path}: has {wrong[0]} {sizes[wrong[0]]}; take {given[wrong[0]]} out of the config")
-        config = _heads(path, sizes) | sizes | given
+        config = heads_of(sizes) | sizes | given
         if None in config.values():
             unknown = next(key for key, value in config.items() if value is None)
             raise LaglensError(
@@ -256,56 +241,3 @@ def drawn_span(patch: NDArray[np.int64], per_patch: float, lowest: float, highes
     middle = (patch + 0.5) * per_patch - 0.5
     reach = max(per_patch - 1, 0) / 2
     return np.clip(middle - reach, lowest, highest), np.clip(middle + reach, lowest, highest)
-
-
-def _published_code(config: Mapping[str, Any]) -> Any:
-    """VisionTS around an autoencoder of any size; its own constructor knows three, and downloads them."""
-    try:
-        from visionts.model import VisionTS
-        from visionts.models_mae import MaskedAutoencoderViT
-    except ImportError as error:
-        raise LaglensError(f"VisionTS needs the package visionts ({error}): pip install 'laglens[adapters]'") from error
-    if unknown := sorted(set(config) - set(SIZES)):
-        raise LaglensError(f"config: the autoencoder has no '{unknown[0]}'; it has {', '.join(SIZES)}")
-    whole = VisionTS.__new__(VisionTS)
-    nn.Module.__init__(whole)
-    try:
-        whole.vision_model = MaskedAutoencoderViT(**config, norm_layer=partial(nn.LayerNorm, eps=EPSILON))
-    except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise LaglensError(f"config: visionts builds no autoencoder of it ({error})") from error
-    return whole
-
-
-def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Sizes of the autoencoder that weights belong to.
-
-    Raises
-    ------
-    KeyError, ValueError, AttributeError, IndexError, TypeError
-        They belong to something else.
-    """
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    side = (state["pos_embed"].shape[1] - 1) ** 0.5
-    if side != int(side):
-        raise ValueError(f"{state['pos_embed'].shape[1] - 1} patches fill no square")
-    return {
-        "img_size": int(side) * patch,
-        "patch_size": patch,
-        "embed_dim": width,
-        "depth": _count(state, "blocks."),
-        "decoder_embed_dim": state["decoder_embed.weight"].shape[0],
-        "decoder_depth": _count(state, "decoder_blocks."),
-        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / width,
-    }
-
-
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    return len({key.split(".")[1] for key in state if key.startswith(prefix)})
-
-
-def _heads(path: Path, sizes: Mapping[str, Any]) -> dict[str, int | None]:
-    """Numbers of heads of the published sizes; None where they are not known."""
-    return {
-        "num_heads": PUBLISHED_HEADS.get(sizes["embed_dim"]),
-        "decoder_num_heads": PUBLISHED_DECODER_HEADS.get(sizes["decoder_embed_dim"]),
-    }
