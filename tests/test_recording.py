@@ -308,6 +308,8 @@ def test_the_workflow_goes_on_from_a_recording_as_from_the_model_itself(study: W
     run = study.snakemake()
     assert run.returncode == 0, run.stdout
     assert study.stale() == {}
+    study.edit("my_network.py", "def network():", "def network():  # of which there is one")
+    assert study.stale() == {}
     results = study.results()
     for stage in ("lags", "heads", "flow"):
         here, foreign = (results[f"{stage}/{name}/wave.csv"].decode().splitlines() for name in ("here", "foreign"))
@@ -317,6 +319,10 @@ def test_the_workflow_goes_on_from_a_recording_as_from_the_model_itself(study: W
     np.testing.assert_allclose(trees[0]["encoder"]["attention"], trees[1]["encoder"]["attention"], atol=1e-6)
     lags = [read_tree(study.root / f"results/lags/{name}/wave.zarr.zip")["encoder"] for name in ("here", "foreign")]
     np.testing.assert_allclose(lags[0]["ratio"], lags[1]["ratio"], atol=1e-5)
+    study.edit("my_network.py", "manual_seed(0)", "manual_seed(1)")  # which my_model.py imports
+    stale = study.stale()
+    assert stale["load_model"] == stale["capture_attention"] == stale["capture_controls"] == 1
+    assert not {"import_recording", "export_windows"} & set(stale)
     study.configure({"attention.windows": 5})
     run = study.snakemake()
     lines = [line for line in run.stdout.splitlines() if line.startswith("import_recording: ")]
