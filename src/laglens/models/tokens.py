@@ -66,7 +66,8 @@ class TokenMap:
 
         ``readout``: the forecast is read from every ``"horizon"`` token, the ``"last"`` token, or ``"none"``.
         """
-        start, end, border = (np.round(np.asarray(x, np.float64), DECIMALS) for x in (start, end, history))
+        rounded = (np.asarray(np.round(x, DECIMALS), dtype=np.float64) for x in (start, end, history))
+        start, end, border = rounded
         part = np.where(start >= border, HORIZON, HISTORY)
         rows = np.zeros(len(start), np.int64) if row is None else np.asarray(row, np.int64)
         last = np.arange(len(start)) == len(start) - 1
