@@ -149,6 +149,19 @@ def test_maps_of_other_shapes_take_no_more_room_than_they_need():
     assert (middle[:, [*range(7, 12), *range(28, 33)]] == 1).all() and (middle == 1).sum() == 2 * 25
 
 
+def test_a_token_alone_covers_the_samples_it_stands_for():
+    """The one query of a decoder that forecasts the whole horizon at once."""
+    coords = {
+        "key_time": ("key", [3.5, 11.5]),
+        "query_time": ("query", [27.5]),
+        "query_start": ("query", [16.0]),
+        "query_end": ("query", [40.0]),
+    }
+    weights = xr.DataArray(np.ones((1, 2)), dims=("query", "key"), coords=coords)
+    np.testing.assert_array_equal(reading.token_edges(weights, "query"), [15.5, 39.5])
+    np.testing.assert_array_equal(reading.token_edges(weights, "key"), [-0.5, 7.5, 15.5])
+
+
 def test_mosaic_is_one_image_for_144_heads():
     time, lags = pair(samples=1, heads=("planted", "uniform", "first", "decay") * 3, stacks={"encoder": range(12)})
     figure = draw_mosaic(time, lags)

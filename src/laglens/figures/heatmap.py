@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from laglens.errors import LaglensError
-from laglens.figures.reading import edges
+from laglens.figures.reading import token_edges
 from laglens.figures.settings import FigureSettings
 from laglens.figures.style import ACCENT, FAINT, INK, MUTED, OVERLAY, SEQUENTIAL, SMALL, limits, place, write
 from laglens.figures.times import number
@@ -94,7 +94,7 @@ def difference_norm(difference: xr.DataArray, settings: FigureSettings) -> Norma
 def draw_map(axes: Axes, weights: xr.DataArray, norm: Normalize, cmap: str = SEQUENTIAL) -> ScalarMappable:
     """One map, ``(query, key)``, with key time to the right and query time upwards, both in samples."""
     weights = weights.transpose("query", "key")
-    key, query = edges(weights["key_time"].values), edges(weights["query_time"].values)
+    key, query = token_edges(weights, "key"), token_edges(weights, "query")
     axes.set_xlim(key[0], key[-1])
     axes.set_ylim(query[0], query[-1])
     if _even(key) and _even(query):
@@ -123,7 +123,7 @@ def outline_strongest(axes: Axes, weights: xr.DataArray, percent: float) -> None
     values = weights.transpose("query", "key").values.astype(float)
     count = max(1, round(values.size * percent / 100))
     inside = np.pad(values >= np.sort(values, axis=None)[-count], 1)
-    key, query = edges(weights["key_time"].values), edges(weights["query_time"].values)
+    key, query = token_edges(weights, "key"), token_edges(weights, "query")
     rows, columns = np.nonzero(inside[1:-1, 1:] != inside[1:-1, :-1])
     upright = [((key[c], query[r]), (key[c], query[r + 1])) for r, c in zip(rows, columns, strict=True)]
     rows, columns = np.nonzero(inside[1:, 1:-1] != inside[:-1, 1:-1])

@@ -131,7 +131,7 @@ def all_heads(nodes: Mapping[str, Labelled]) -> list[Head]:
 def choose_heads(
     beyond: Mapping[str, xr.DataArray], wanted: str | Sequence[str] = "auto", most: int = AUTO_HEADS
 ) -> list[Head]:
-    """Heads to draw: those named, or those that go furthest beyond their limit.
+    """Heads to draw: those named that exist, or those that go furthest beyond their limit.
 
     Parameters
     ----------
@@ -145,11 +145,12 @@ def choose_heads(
     Raises
     ------
     LaglensError
-        A named head does not exist; the message gives the nearest.
+        None of the named heads exists; the message gives the nearest to the first.
     """
     heads = all_heads(beyond)
     if wanted != "auto":
-        return [_find(label, heads) for label in wanted]
+        by_label = {head.label: head for head in heads}
+        return [by_label[label] for label in wanted if label in by_label] or [_find(wanted[0], heads)]
     furthest = [values.transpose("layer", "head", "lag").fillna(-np.inf).max("lag") for values in beyond.values()]
     order = np.argsort(-np.concatenate([values.values.ravel() for values in furthest]), kind="stable")
     return [heads[index] for index in order[:most]]
@@ -191,6 +192,14 @@ def weight_label(tree: xr.DataTree) -> str:
     """What 100 times a weight of the tree is."""
     norms = {node.attrs.get("normalisation", "mass") for node in tree.children.values()}
     return "attention, % of the query" if norms == {"mass"} else "mean weight per token pair, %"
+
+
+def token_edges(weights: xr.DataArray, axis: str) -> np.ndarray:
+    """Borders between the tokens of one axis of a map, in samples; a token alone has those of what it stands for."""
+    centres = weights[f"{axis}_time"].values
+    if centres.size > 1:
+        return edges(centres)
+    return np.array([weights[f"{axis}_start"].item(), weights[f"{axis}_end"].item()]) - 0.5
 
 
 def edges(centres: np.ndarray) -> np.ndarray:
