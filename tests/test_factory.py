@@ -111,7 +111,7 @@ def weights_of(model: nn.Module, history: torch.Tensor) -> dict[str, torch.Tenso
 def test_the_example_of_the_documentation_runs(write) -> None:
     page = (Path(__file__).parents[1] / "docs/models.md").read_text("utf-8")
     example = page.split("<!-- my_model.py: a test runs it -->\n```python\n")[1].split("```")[0]
-    lines = example.splitlines()
+    lines = [line for line in example.splitlines() if line.strip()]
     assert len(lines) <= 20 and max(map(len, lines)) <= 120
     model = load_model("factory", write(example), {"arguments": {"width": 16}})
     torch.save(model.model.state_dict(), "my_weights.pt")

@@ -100,9 +100,7 @@ class Attribution(Section):
     window: PositiveInt | Literal["auto"] = Field(
         "auto", description="samples that occlusion takes out together; auto: one token"
     )
-    half_width: PositiveFloat = Field(
-        0.75, description="tokens on either side of a lag that a knock-out cuts with it"
-    )
+    half_width: PositiveFloat = Field(0.75, description="tokens on either side of a lag that a knock-out cuts with it")
 
 
 class Figures(Section):
