@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from laglens.attention.assembly import Batch
 from laglens.attention.calls import AttentionCall, Reading, Record
 from laglens.attention.capture import AttentionCapture, read_attention
-from laglens.attention.readers import StackReader
+from laglens.attention.readers import CHECKED, StackReader
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack
@@ -135,9 +135,9 @@ def bytes_of(records: Sequence[Record]) -> int:
     for record in records:
         kept = [*(record.reduced or {}).values(), *([] if record.weights is None else [record.weights])]
         held += sum(tensor.numel() * tensor.element_size() for tensor in kept)
-        mass = (record.reduced or {}).get("mass")
-        if mass is not None:  # all weights of the layer went through memory
-            layer = max(layer, COPIES_OF_WEIGHTS * mass.numel() * mass.element_size() * record.shape[1])
+        rows = (record.reduced or {}).get(CHECKED)
+        if rows is not None:  # all weights of the layer went through memory
+            layer = max(layer, COPIES_OF_WEIGHTS * rows.numel() * rows.element_size() * record.shape[1])
     return COPIES_OF_RESULTS * held + layer
 
 
@@ -154,7 +154,7 @@ def choose_store(
     if one_head > memory or one_head * MOST_HEADS <= memory:
         return "time" if one_head > memory else "tokens"
     heads = count_heads(model, histories[:1], device)
-    cube = sum(_cube_bytes(stack) * heads[stack.layers[0]] for stack in model.stacks)
+    cube = sum(_cube_bytes(stack) * heads.get(stack.layers[0], 1) for stack in model.stacks)
     return "tokens" if cube * len(histories) * model.channels <= memory else "time"
 
 
