@@ -12,7 +12,7 @@ from statsmodels.tsa.stattools import acf
 from laglens.errors import LaglensError
 from laglens.signals.controls import make_control
 from laglens.signals.make import make_signal
-from laglens.signals.windows import windows
+from laglens.signals.windows import histories, windows
 from laglens.store import read_dataset, write_dataset
 
 
@@ -37,6 +37,30 @@ def test_windows_take_one_of_each_sample_first() -> None:
     np.testing.assert_array_equal(cut.signal_sample, np.arange(16))
     np.testing.assert_array_equal(cut.series[:, 0], 1000 * cut.signal_sample + cut.start)
     assert set(np.diff(cut.start)) <= {9, 10}
+
+
+def test_channels_of_a_window_are_the_samples_at_the_same_time(tmp_path: Path) -> None:
+    cut = windows(ramp(3, 20), history=8, horizon=6, n=5, channels=3)
+    assert cut["series"].dims == ("sample", "channel", "time") and cut["series"].shape == (5, 3, 14)
+    np.testing.assert_array_equal(cut.start, [0, 2, 5, 7, 10])
+    np.testing.assert_array_equal(cut.signal_sample, [0, 1, 2])
+    for k, start in enumerate(cut.start.values):
+        expected = 1000 * np.arange(3)[:, None] + start + np.arange(8)
+        np.testing.assert_array_equal(cut.series[k, :, :8], expected)
+        np.testing.assert_array_equal(histories(cut, 8, 3)[k], expected)
+    assert np.isnan(cut.series[4, :, 10:]).all()
+    write_dataset(cut, tmp_path / "windows.zarr.zip")
+    xr.testing.assert_identical(read_dataset(tmp_path / "windows.zarr.zip"), cut)
+    assert windows(ramp(3, 8), history=8, horizon=0, n=5, channels=3)["series"].shape == (1, 3, 8)
+
+
+def test_channels_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(LaglensError, match="has 2 samples, the model takes 3 channels together"):
+        windows(ramp(2, 20), history=8, horizon=6, n=5, channels=3)
+    with pytest.raises(LaglensError, match="takes 1 series at once, the windows hold 3"):
+        histories(windows(ramp(3, 20), history=8, horizon=6, n=5, channels=3), 8)
+    with pytest.raises(LaglensError, match="takes 3 series at once, the windows hold 1"):
+        histories(windows(ramp(3, 20), history=8, horizon=6, n=5), 8, 3)
 
 
 def test_windows_have_the_dates_of_their_samples(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def histories(windows: xr.Dataset, history: int, channels: int = 1) -> NDArray[n
     together = ("channel",) if channels > 1 else ()
     dims, n_channels = ("sample", *together, "time"), windows["series"].sizes.get("channel", 1)
     if n_channels != channels:
-        raise LaglensError(f"the model takes {channels} channels together, the windows have {n_channels}")
+        raise LaglensError(f"the model takes {channels} series at once, the windows hold {n_channels}")
     series = windows["series"].transpose(*dims).values
     if series.shape[-1] < history:
         raise LaglensError(f"the model needs {history} samples of history, the windows have {series.shape[-1]}")
