@@ -1,6 +1,6 @@
 # make         set up .venv and run the study in config.yaml
 # make test    set up .venv and run the tests
-# make bench   time the study, a re-plot and a dry run
+# make bench   time the study, a re-plot, a dry run, and what reading attention costs; an hour
 # make lint    style, types, and the workflow's own checks
 # make docs    write the generated parts of docs/ again
 # make lock    resolve envs/requirements.in afresh into envs/lock.txt and envs/laglens.yaml

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from benchmarks import dry_run, replot, study
+from benchmarks import capture, cubes, dry_run, replot, scale, streaming, study
 from benchmarks.measure import RESULTS, ROOT, show_machine
 
 if __name__ == "__main__":
@@ -12,4 +12,8 @@ if __name__ == "__main__":
         study.main(Path(folder))
         replot.main(Path(folder))
     dry_run.main()
+    streaming.main()
+    scale.main()
+    capture.main()
+    cubes.main()
     print(f"\nKept in {RESULTS.relative_to(ROOT)}/")

@@ -83,27 +83,27 @@ class Window:
         with torch.no_grad():
             self.model(self.input)
 
-    def read(self, sink: Sink) -> None:
+    def read(self, sink: Sink, statistics: Sequence[str] = ()) -> None:
         """Run the model and hand all weights on, as for every window after the certified first batch."""
         nodes = Nodes(sink, 1, None, "tokens")
-        reader = token_reader(self.model.stacks, nodes, torch.float16, STATISTICS, rollout=False)
+        reader = token_reader(self.model.stacks, nodes, torch.float16, statistics, rollout=False)
         reader.begin(Batch(slice(0, 1)), certify=False)
         read_attention(self.model, self.input, certify=False, reader=reader)
 
-    def written(self, path: Path) -> None:
+    def written(self, path: Path, statistics: Sequence[str] = ()) -> None:
         """Run the model and write its cube meanwhile."""
         with tree_writer(path, self.children) as writer:
-            self.read(writer)
+            self.read(writer, statistics)
             writer.add("/", xr.Dataset())
 
     def certified(self, path: Path) -> None:
         """The same for a first batch, whose output is compared with that of the model's own kernels."""
         with tree_writer(path, self.children) as writer:
-            attention_into(writer, self.model, self.windows, store="tokens", statistics=STATISTICS)
+            attention_into(writer, self.model, self.windows, store="tokens", statistics=())
 
     def afterwards(self, path: Path) -> None:
         """Keep the cube in memory and write it once the model has run."""
-        write_tree(attention_tree(self.model, self.windows, store="tokens", statistics=STATISTICS), path)
+        write_tree(attention_tree(self.model, self.windows, store="tokens", statistics=()), path)
 
     @property
     def input(self) -> Tensor:
@@ -197,6 +197,7 @@ def measure(way: str, folder: Path) -> Any:
         "forward": window.forward,
         "read": lambda: window.read(Dropped()),
         "written": lambda: window.written(path),
+        "statistics": lambda: window.written(path, STATISTICS),
         "certified": lambda: window.certified(path),
         "afterwards": lambda: window.afterwards(path),
     }
@@ -209,6 +210,7 @@ WAYS = {
     "disk": "cube written from ready weights, no model",
     "file": "bare file of the same size",
     "written": "read and written while the model runs",
+    "statistics": "the same, with all statistics of the rows",
     "certified": "the same, first batch, certified",
     "afterwards": "kept in memory, written afterwards",
     "reduced": "cube on disk reduced to time, piece by piece",
