@@ -233,7 +233,7 @@ def test_a_recording_of_other_windows_is_refused(shown, tmp_path: Path) -> None:
 
 def test_damaged_and_foreign_files_are_named(shown, tmp_path: Path) -> None:
     file, histories = shown[4], shown[3]
-    with pytest.raises(LaglensError, match="no file '.*missing.npz'"):
+    with pytest.raises(LaglensError, match="no file '.*missing.npz'; make it with `snakemake windows`"):
         record(patched(), windows=tmp_path / "missing.npz", output=tmp_path / "r.npz")
     with pytest.raises(LaglensError, match="windows.npz: a file of windows, not of a recording"):
         Recording.read(file, histories)

@@ -75,6 +75,10 @@ def record(
         The windows are missing or damaged, the model does not forecast, or its attention cannot be read, or placed in
         time.
     """
+    if not Path(windows).is_file():
+        raise LaglensError(
+            f"there is no file '{windows}'; make it with `snakemake windows`, and run from the same folder"
+        )
     arrays, about = read_arrays(windows, WINDOWS)
     lengths = {"history": about["history"], "horizon": about["horizon"]}
     if isinstance(model, Forecaster):
