@@ -170,11 +170,14 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "script of the figures": (append("scripts/draw_run.py"), {"draw_run": 3}),
     "library: generators": (append("src/laglens/signals/generators.py"), FROM_SIGNALS),
     "library: controls": (append("src/laglens/signals/controls.py"), {"make_control": 2} | FROM_CONTROLS),
-    "library: windows": (append("src/laglens/signals/windows.py"), FROM_WINDOWS),
+    "library: windows": (append("src/laglens/signals/windows.py"), FROM_CAPTURE),
     "library: training on a signal": (append("src/laglens/models/fitting.py"), FROM_EACH),
     "library: models": (append("src/laglens/models/encoder.py"), FROM_EACH),
     "library: attention": (append("src/laglens/attention/cube.py"), FROM_CAPTURE),
-    "library: time": (append("src/laglens/time/reduce.py"), FROM_CAPTURE),
+    "library: time": (
+        append("src/laglens/time/reduce.py"),
+        FROM_CONTROLS | FROM_TIME | FROM_UNTRAINED | FROM_PROBES,
+    ),
     "library: lags, with an old date": (
         append_with_old_date("src/laglens/lags/profiles.py"),
         FROM_LAGS | JUDGED | {"follow_periods": 2, "roll_out": 3},
