@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -394,6 +395,26 @@ def test_modules_without_columns_run_their_own_kernel() -> None:
     assert [record.module for record in capture.records if record.reduced] == ["decoder.0.attn"]
     assert len(capture.records) == 3
     torch.testing.assert_close(output, model(inputs), atol=1e-5, rtol=0)
+
+
+def test_queries_are_let_go_before_the_next_layer() -> None:
+    """Held through a feed-forward layer they would add to its peak."""
+    seen: list[weakref.ref] = []
+
+    class Reader(StreamReader):
+        def read(self, call):
+            seen.append(weakref.ref(call.query))
+            return super().read(call)
+
+    model = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    alive = []
+    model.linear1.register_forward_pre_hook(lambda *_: alive.append(seen[-1]() is not None))
+    columns = Columns.each_token(5, 5)
+    read_attention(model, torch.randn(1, 5, 8), reader=Reader({"self_attn": columns}))
+    vision = tiny("image")
+    vision.encoder[0].mlp.register_forward_pre_hook(lambda *_: alive.append(seen[-1]() is not None))
+    read_attention(vision, torch.randn(2, vision.history, dtype=torch.float64), reader=Reader(columns_of(vision)))
+    assert alive == [False, False]
 
 
 def test_some_of_the_tokens_are_kept_as_weights() -> None:

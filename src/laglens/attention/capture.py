@@ -235,7 +235,8 @@ class AttentionCapture(TorchFunctionMode):
             with without_autocast(device):
                 error = deviation(read, reading, expected) if self.certify else None
             output = expected if output is None else output
-        self._last = read, reading
+        if call.source == "mha":
+            self._last = read, reading
         self._records.add(read, reading, error)
         return output
 
@@ -249,9 +250,9 @@ class AttentionCapture(TorchFunctionMode):
             call["is_causal"] = False  # with weights torch uses the mask and not the hint
         with kernels.inner_sdpa(partial(self._sdpa, SDPA, source="mha")):
             output, _ = func(*bound.args, **bound.kwargs)
+        read, reading = self.__dict__.pop("_last")  # the tensors of a call are not held longer than it lasts
         if not wanted:
             return output, None
-        read, reading = self._last
         weights = weights_of(read) if reading.weights is None else reading.weights
         return output, kernels.handed_back(weights.to(output.dtype), call)
 
