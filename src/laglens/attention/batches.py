@@ -30,7 +30,7 @@ MOST_AT_ONCE = 64  # more windows in a batch save no time on a CPU
 LAYERS_OF_ACTIVATIONS = 4  # a block holds about this many arrays as large as its largest
 COPIES_OF_WEIGHTS = 4  # scores, weights, a temporary of their statistics, what is stored
 COPIES_OF_RESULTS = 2  # what a batch leaves, and the pieces made of it
-MOST_HEADS = 64
+MOST_HEADS = 64  # of a layer; no published model of time series has more
 NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
 
 
