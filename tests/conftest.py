@@ -1,5 +1,7 @@
 """Fixtures that several test files share."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,3 +21,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> WorkflowCopy:
 def workflow(finished: WorkflowCopy, tmp_path: Path) -> WorkflowCopy:
     """A copy of the finished study."""
     return finished.copy(tmp_path / "workflow")
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """Scripts run inside the test process turn the log on; the next test begins as a fresh process does."""
+    loggers = logging.getLogger(), logging.getLogger("laglens")
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
