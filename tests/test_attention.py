@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from memory import poisoned
 from models import TINY, tiny
-from stage_models import Channels, Image, Picture, Small, small, windows_of
+from stage_models import Channels, Decoding, Image, Picture, Small, Sparse, small, windows_of
 from torch import Tensor, nn
 
 from laglens.attention.batches import MOST_AT_ONCE, choose_store
@@ -133,6 +134,21 @@ def test_a_tree_written_while_the_model_runs_is_the_same(
         attention_into(writer, model, windows_of(model), **options)
     write_tree(whole, tmp_path / "whole.zarr.zip")
     xr.testing.assert_identical(read_tree(tmp_path / "pieces.zarr.zip"), read_tree(tmp_path / "whole.zarr.zip"))
+
+
+@pytest.mark.parametrize("store", ["tokens", "time"])
+@pytest.mark.parametrize("kind", [Picture, Channels, Decoding, Sparse])
+def test_what_was_in_memory_does_not_reach_a_later_batch(kind: type[Small], store: str) -> None:
+    model = small(kind)
+    options: dict[str, Any] = {"store": store, "dtype": "float32", "rollout": kind in (Picture, Channels)}
+    whole = attention_tree(model, windows_of(model, 11), batch=11, **options)
+    with poisoned():
+        parts = attention_tree(model, windows_of(model, 11), batch=4, **options)
+    np.testing.assert_allclose(parts["forecast"], whole["forecast"], atol=1e-5)
+    for name, node in whole.children.items():
+        assert set(node.data_vars) == set(parts[name].data_vars)
+        for variable, expected in node.data_vars.items():
+            np.testing.assert_allclose(parts[name][variable], expected, atol=1e-4, err_msg=str(variable))
 
 
 class TooLarge(Picture):

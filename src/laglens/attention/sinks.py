@@ -30,8 +30,8 @@ class InMemory:
 
     def add(self, node: str, dataset: xr.Dataset, awaited: Mapping[str, Awaited] | None = None) -> None:
         """See `Sink`."""
-        empty = {name: (a.dims, np.empty(a.shape, a.dtype), a.attrs) for name, a in (awaited or {}).items()}
-        self._nodes[node.strip("/")] = dataset.assign(empty)
+        missing = {name: (a.dims, _missing(a), a.attrs) for name, a in (awaited or {}).items()}
+        self._nodes[node.strip("/")] = dataset.assign(missing)
 
     def write(self, node: str, where: Mapping[str, int | slice], arrays: Mapping[str, NDArray]) -> None:
         """See `Sink`."""
@@ -44,3 +44,9 @@ class InMemory:
     def tree(self) -> xr.DataTree:
         """What was handed in: the root, and the children in the order in which they were declared."""
         return xr.DataTree.from_dict({"/": self._nodes.get(""), **{n: d for n, d in self._nodes.items() if n}})
+
+
+def _missing(awaited: Awaited) -> NDArray:
+    """Values that have not come yet: NaN, as in a file, or 0 in whole numbers."""
+    dtype = np.dtype(awaited.dtype)
+    return np.full(awaited.shape, np.nan if dtype.kind == "f" else 0, dtype)
