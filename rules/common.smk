@@ -145,6 +145,12 @@ def fitted(suffix):
     return path
 
 
+def verdicts(wildcards):
+    """Input: which heads follow a period of the signal, for models that forecast."""
+    path = f"results/lags/{wildcards.model}/{wildcards.signal}.verdicts.csv"
+    return path if wildcards.model in FORECASTING else []
+
+
 def compared(place, suffix=".zarr.zip"):
     """Input: time maps of the first or the second signal of a comparison."""
 
@@ -176,6 +182,7 @@ def targets():
             yield f"results/attribution/{model}/{signal}.knock_out.csv"
         for stage in stages:
             yield f"results/{stage}/{model}/{signal}.csv"
+        yield f"results/heads/{model}/{signal}.classes.csv"
         for name in ("head_sheet", "mosaic", "lag_strip"):
             yield from figure(f"{model}/{signal}/{name}")
     forecasting = (fit_of(*pair) for pair in STUDY.pairs if pair[0] in FORECASTING)

@@ -13,8 +13,9 @@ from workflow_copy import REPOSITORY, WorkflowCopy
 # Jobs of the whole tiny study, by rule: model `once` on two signals, model `each` on one.
 DRAWN = {"draw_run": 3, "draw_comparison": 1}
 FROM_LAGS = {"measure_lags": 3, "compare_signals": 1} | DRAWN
-JUDGED = {"test_lags": 3}
-BESIDE_LAGS = {"measure_heads": 3, "roll_out": 3, "attribute_forecast": 3, "knock_out": 3}
+CLASSED = {"classify_heads": 3}
+JUDGED = {"test_lags": 3} | CLASSED
+BESIDE_LAGS = {"measure_heads": 3} | CLASSED | {"roll_out": 3, "attribute_forecast": 3, "knock_out": 3}
 FROM_TIME = {"reduce_to_time": 3} | BESIDE_LAGS | FROM_LAGS | JUDGED
 FROM_ATTENTION = {"capture_attention": 3} | FROM_TIME
 FROM_CONTROLS = {"capture_controls": 3} | FROM_LAGS | JUDGED
@@ -148,7 +149,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "one figure deleted": (remove("results/figures/once/table/mosaic.png"), {"draw_run": 1}),
     "max lag": (configure(lags__max_lag=16), FROM_LAGS),
     "number of controls": (configure(lags__controls=20), {"make_control": 2} | FROM_CONTROLS),
-    "local window of heads": (configure(heads__window=5), {"measure_heads": 3}),
+    "local window of heads": (configure(heads__window=5), {"measure_heads": 3} | CLASSED),
     "fusion of heads": (configure(flow__fusion="max"), {"roll_out": 3}),
     "draws of random weights": (configure(lags__untrained=4), FROM_UNTRAINED),
     "waves of the period swap": (configure(lags__swap_inputs=4), FROM_PROBES),

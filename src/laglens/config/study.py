@@ -79,6 +79,7 @@ class Heads(Section):
     window: PositiveInt | Literal["auto"] = Field(
         "auto", description="keys up to this far away are local, in input samples; auto: one token"
     )
+    top_keys: PositiveInt = Field(5, description="how many of the strongest keys `top_mass` counts")
 
 
 class Flow(Section):

@@ -9,7 +9,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from laglens.errors import LaglensError
-from laglens.heads.rows import Array, Keys, row_measures, share_of_keys
+from laglens.heads.content import ContentScore
+from laglens.heads.rows import TOP_KEYS, Array, Keys, row_measures, share_of_keys, whole_row_measures
+from laglens.heads.stripes import stripe_measures, top_column
 from laglens.lags.alike import stack_dataset
 from laglens.lags.pairs import PairTable
 
@@ -19,19 +21,36 @@ MEASURES = {  # name: label, units
     "relative_entropy": ("entropy / that of a uniform row", "1"),
     "effective_keys": ("keys in use, 1 / sum of squares", "1"),
     "gini": ("Gini coefficient of a row", "1"),
+    "top_mass": ("mass on the strongest keys", "1"),
+    "confidence": ("largest weight of a row", "1"),
     "distance": ("mean attention distance", "input samples"),
+    "directedness": ("mean lag, positive = the past", "input samples"),
     "locality": ("mass on local keys", "1"),
+    "diagonal_stripe": ("variance of attention / uniform between lags", "1"),
+    "diagonal_share": ("share of the variance between lags", "1"),
+    "vertical_stripe": ("variance of attention / uniform between keys", "1"),
+    "vertical_share": ("share of the variance between keys", "1"),
+    "horizontal_stripe": ("variance over queries of ln n - entropy", "nats^2"),
+    "top_column": ("largest mean weight of one key", "1"),
+    "top_column_time": ("time of that key", "input samples"),
+    "sink": ("share of rows with more than 0.3 on the first key", "1"),
     "mass": ("mass on the keys of the part", "1"),
     "special_mass": ("mass on special tokens", "1"),
 }
-UNIFORM = ("entropy", "effective_keys", "distance", "locality", "mass")  # the others are always 1 or 0
+CONTENT = ("1 - mean correlation of log attention between windows", "1")
+# What rows without any preference have; that of the others is 0, 1, or nothing.
+UNIFORM = (
+    *("entropy", "effective_keys", "top_mass", "confidence", "distance", "directedness", "locality"),
+    *("top_column", "sink", "mass"),
+)
 
 
-def measure_heads(time_tree: xr.DataTree, *, window: float | str = "auto") -> xr.DataTree:
-    """Concentration and reach of every head, one node per attention stack.
+def measure_heads(time_tree: xr.DataTree, *, window: float | str = "auto", top_keys: int = TOP_KEYS) -> xr.DataTree:
+    """Concentration, reach and stripes of every head, one node per attention stack.
 
     Within a query part, such as horizon->history, each row is taken over the keys of the part that the query can see
-    and scaled to sum to 1; a measure is the mean over the rows of the part.
+    and scaled to sum to 1; a measure of rows is the mean over the rows of the part. Each measure alone is a function of
+    `laglens.heads.labelled`.
 
     Parameters
     ----------
@@ -39,24 +58,30 @@ def measure_heads(time_tree: xr.DataTree, *, window: float | str = "auto") -> xr
         Time maps (see `laglens.time.reduce.to_time`).
     window
         Largest distance of a local key [input samples]; ``auto``: one token.
+    top_keys
+        How many of the strongest keys ``top_mass`` takes.
 
     Returns
     -------
     xr.DataTree
-        Dims ``(part, sample, layer, head)``: ``entropy`` [nats] and ``relative_entropy``, ``effective_keys``, ``gini``,
-        ``distance`` [input samples], ``locality``, ``mass`` of the whole row on the keys of the part, and
-        ``special_mass``. ``{measure}_uniform (part)``: what a head without any preference has, where not 0 or 1.
+        Dims ``(part, sample, layer, head)``, one variable for each of `MEASURES`; ``mass``, ``confidence``, ``sink``
+        and ``special_mass`` are of the whole row, not scaled. ``{measure}_uniform (part)``: what a head without any
+        preference has, where not 0 or 1. ``content (part, layer, head)``: see `laglens.heads.content.content_score`.
         ``n_rows``, ``n_keys (part)``: queries, and keys per query.
 
     Raises
     ------
     LaglensError
-        The tree holds no attention stack, no query part has a pair, or `window` is not a distance.
+        The tree holds no attention stack, no query part has a pair, `window` is not a distance, or `top_keys` is not
+        at least 1.
     """
     if not time_tree.children:
         raise LaglensError("the time tree has no attention stack, so there is no head to measure")
+    if top_keys < 1:
+        raise LaglensError(f"top_keys is {top_keys}; the strongest keys are at least 1")
     history = time_tree.attrs["history"]
-    nodes = {f"/{name}": _measure_stack(stack_dataset(time_tree, name), history, window) for name in time_tree.children}
+    stacks = {name: stack_dataset(time_tree, name) for name in time_tree.children}
+    nodes = {f"/{name}": _measure_stack(node, history, window, top_keys) for name, node in stacks.items()}
     root = time_tree.to_dataset(inherit=False).drop_dims(["time", "step"], errors="ignore")
     return xr.DataTree.from_dict({"/": root, **nodes})
 
@@ -76,44 +101,59 @@ def local_window(window: float | str, step: float) -> float:
     return float(window)
 
 
-def _measure_stack(node: xr.Dataset, history: float, window: float | str) -> xr.Dataset:
+def _measure_stack(node: xr.Dataset, history: float, window: float | str, top_keys: int) -> xr.Dataset:
     table = PairTable.of(node, history)
     near = local_window(window, table.step)
     times = node["query_time"].values, node["key_time"].values
     columns: dict[str, list[NDArray]] = {}
     for counts in table.parts.values():
-        keys = Keys.of(counts, *times, near)
-        values = _measure_part(node, table, counts, keys) | _without_preference(table, counts, keys)
+        keys = Keys.of(counts, *times, near, step=table.step, top=top_keys)
+        values = _measure_part(node, table, counts, keys) | _without_preference(node, table, counts, keys)
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
-    attrs = {"window": near, "samples_per_token": table.step, "n_windows": node.sizes["sample"]}
+    attrs = {"window": near, "top_keys": top_keys, "samples_per_token": table.step, "n_windows": node.sizes["sample"]}
     return _labelled(node, list(table.parts), columns, attrs)
 
 
 def _measure_part(node: xr.Dataset, table: PairTable, counts: NDArray[np.bool_], keys: Keys) -> dict[str, Array]:
-    """Means over the rows of a part, ``(sample, layer, head)`` each."""
+    """Measures of a part, ``(sample, layer, head)`` each, and ``content (layer, head)``."""
     rows = counts.any(1)
     attention = node["attention"].transpose(*MAP)
     special = node["special_mass"].transpose(*MAP[:-1]).values[..., rows].astype(np.float64)
     measured: dict[str, list[Array]] = {}
+    content = ContentScore(keys.counts)
     for i in range(attention.sizes["sample"]):  # one at a time: float64 copies never exceed one sample
-        weights = attention.isel(sample=i).values[..., rows, :].astype(np.float64)
-        values = row_measures(share_of_keys(weights, keys.counts), keys)
-        total = np.where(table.visible[rows], weights, 0).sum(-1)
-        inside = np.where(keys.counts, weights, 0).sum(-1)
+        weights = np.where(table.visible[rows], attention.isel(sample=i).values[..., rows, :], 0).astype(np.float64)
+        total = weights.sum(-1, keepdims=True)
         # As a share of all the mass that is not on special tokens: holds for maps of either normalisation.
-        share = np.divide(inside, total, out=np.zeros_like(inside), where=total > 0)
-        values |= {"mass": share * (1 - special[i]), "special_mass": special[i]}
+        share = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+        whole = share * (1 - special[i])[..., None]
+        content.add(whole)
+        values = _of_maps(whole, keys, node["key_time"].values)
+        values["special_mass"] = _mean_of_rows(special[i])
         for name, value in values.items():
-            measured.setdefault(name, []).append(_mean_of_rows(value))
-    return {name: np.stack(samples) for name, samples in measured.items()}
+            measured.setdefault(name, []).append(value)
+    return {name: np.stack(samples) for name, samples in measured.items()} | {"content": content.score}
 
 
-def _without_preference(table: PairTable, counts: NDArray[np.bool_], keys: Keys) -> dict[str, Array]:
+def _of_maps(whole: Array, keys: Keys, key_time: Array) -> dict[str, Array]:
+    """Every measure of whole rows: (..., query, key) -> (...) each."""
+    rows = share_of_keys(whole, keys.counts)
+    of_rows = row_measures(rows, keys) | whole_row_measures(whole, keys)
+    strongest, place = top_column(rows, keys)
+    values = {name: _mean_of_rows(value) for name, value in of_rows.items()} | stripe_measures(rows, keys)
+    time = np.where(np.isfinite(strongest), key_time[place], np.nan)
+    return values | {"top_column": strongest, "top_column_time": time}
+
+
+def _without_preference(
+    node: xr.Dataset, table: PairTable, counts: NDArray[np.bool_], keys: Keys
+) -> dict[str, NDArray[Any]]:
     """What rows without any preference have, and how many rows and keys there are; one number each."""
-    measured = row_measures(keys.uniform, keys) | {"mass": keys.number / table.visible[counts.any(1)].sum(1)}
-    values = {f"{name}_uniform": measured[name].mean() for name in UNIFORM}
-    return values | {"n_rows": np.asarray(len(keys.counts)), "n_keys": keys.number.mean()}
+    visible = table.visible[counts.any(1)]
+    measured = _of_maps(visible / visible.sum(1, keepdims=True), keys, node["key_time"].values)
+    values: dict[str, NDArray[Any]] = {f"{name}_uniform": np.asarray(measured[name]) for name in UNIFORM}
+    return values | {"n_rows": np.asarray(len(keys.counts)), "n_keys": np.asarray(keys.number.mean())}
 
 
 def _mean_of_rows(values: Array) -> Array:
@@ -128,9 +168,11 @@ def _labelled(node: xr.Dataset, parts: list[str], columns: dict[str, list], attr
     variables = {}
     for name, values in columns.items():
         array = np.stack(values)
-        label, units = MEASURES.get(name.removesuffix("_uniform"), (name.replace("n_", "number of "), "1"))
+        known = MEASURES | {"content": CONTENT, "n_rows": ("number of queries", "1"), "n_keys": ("keys per query", "1")}
+        label, units = known[name.removesuffix("_uniform")]
         label += " without any preference" if name.endswith("_uniform") else ""
-        variables[name] = (dims[: array.ndim], array, {"long_name": label, "units": units})
+        own = ("part", "layer", "head") if name == "content" else dims[: array.ndim]
+        variables[name] = (own, array, {"long_name": label, "units": units})
     coords: dict[str, Any] = {"part": np.array(parts, dtype=object)}
     coords |= {name: node[name] for name in ("layer", "layer_name", "head") if name in node.coords}
     return xr.Dataset(variables, coords, attrs)

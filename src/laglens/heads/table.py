@@ -24,7 +24,7 @@ def heads_table(heads_tree: xr.DataTree) -> pd.DataFrame:
     pd.DataFrame
         For every measure its mean over windows, ``{measure}_sd`` over windows (NaN for a single one; windows may
         overlap, so it is a spread and not an error of the mean), and ``{measure}_uniform``, what a head without any
-        preference has, where that is not 0 or 1.
+        preference has, where that is not 0 or 1; ``content``, which compares the windows and has no sd.
 
     Raises
     ------
@@ -45,6 +45,7 @@ def _stack_table(name: str, node: xr.Dataset) -> pd.DataFrame:
         columns[f"{measure}_sd"] = measured[measure].std("sample", ddof=1)
         if measure in UNIFORM:
             columns[f"{measure}_uniform"] = node[f"{measure}_uniform"].broadcast_like(mean)
+    columns["content"] = node["content"].drop_vars("layer_name", errors="ignore")
     counts = {"stack": name, "n_windows": node.sizes["sample"], "n_rows": node["n_rows"]}
     table = xr.Dataset(counts | columns).to_dataframe(dim_order=HEAD).reset_index()
     return table[["stack", "layer", "head", "part", *table.columns.drop(["stack", *HEAD])]]
