@@ -131,9 +131,14 @@ def fit_of(model, signal):
     return model if model in TRAINED_ONCE else f"{model}/{signal}"
 
 
-def followed(wildcards):
+def followed(what):
     """Input: which heads of a model follow periods."""
-    return f"results/lags/{fit_of(wildcards.model, wildcards.signal)}.swap.zarr.zip"
+
+    def path(wildcards):
+        fit = fit_of(wildcards.model, wildcards.signal)
+        return f"results/lags/{fit}.{what}.zarr.zip"
+
+    return path
 
 
 def fitted(suffix):

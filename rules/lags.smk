@@ -5,6 +5,7 @@ rule measure_lags:
     output:
         lags="results/lags/{model}/{signal}.zarr.zip",
         table="results/lags/{model}/{signal}.csv",
+        curves="results/lags/{model}/{signal}.input.zarr.zip",
     log:
         "logs/measure_lags/{model}/{signal}.log",
     benchmark:
@@ -17,7 +18,7 @@ rule measure_lags:
         mem_mb=3000,
         runtime=20,
     params:
-        spec=spec(max_lag="lags.max_lag", confidence="lags.confidence"),
+        spec=spec(max_lag="lags.max_lag", confidence="lags.confidence", seed="seed"),
         code=code("measure_lags"),
     message:
         "Measuring the lags of {wildcards.model} on {wildcards.signal}"
@@ -97,7 +98,8 @@ rule test_lags:
         time="results/time/{model}/{signal}.zarr.zip",
         control="results/time/{model}/{signal}.ar1.zarr.zip",
         untrained="results/time/{model}/{signal}.untrained.zarr.zip",
-        swap=followed,
+        swap=followed("swap"),
+        tracking=followed("tracking"),
     output:
         comb="results/lags/{model}/{signal}.verdicts.zarr.zip",
         table="results/lags/{model}/{signal}.verdicts.csv",
@@ -113,7 +115,7 @@ rule test_lags:
         mem_mb=3000,
         runtime=20,
     params:
-        spec=spec(confidence="lags.confidence"),
+        spec=spec(confidence="lags.confidence", seed="seed"),
         code=code("test_lags"),
     message:
         "Judging the lags of {wildcards.model} on {wildcards.signal}"

@@ -47,6 +47,9 @@ def build():
 """
 
 
+MEASURED = {"lags": "lags.zip", "table": "lags.csv", "curves": "input.zip"}
+
+
 class Study:
     """A study of one model and one signal in a folder, whose scripts can be run."""
 
@@ -129,7 +132,7 @@ def test_a_line_of_config_goes_through_every_stage(name: str, folder: Path) -> N
     study.run("capture_attention", {"signal": "signal.zip"} | model, {"attention": "attention.zip"})
     study.run("reduce_to_time", {"attention": "attention.zip"}, {"time": "time.zip"})
     study.run("capture_controls", {"control": "ar1.zip"} | model, {"time": "control.zip"})
-    study.run("measure_lags", {"time": "time.zip", "control": "control.zip"}, {"lags": "lags.zip", "table": "lags.csv"})
+    study.run("measure_lags", {"time": "time.zip", "control": "control.zip"}, MEASURED)
     study.run("measure_heads", {"time": "time.zip"}, {"heads": "heads.zip", "table": "heads.csv"})
     study.run("roll_out", {"time": "time.zip"}, {"flow": "flow.zip", "table": "flow.csv"})
     figures = {name: [f"{name}.png"] for name in ("head_sheet", "mosaic", "lag_strip")}
@@ -156,6 +159,7 @@ def forecasting_stages(study: Study, model: dict[str, str]) -> None:
     followed = {"swap": "followed.zip", "tracking": "tracking.zip", "table": "tracking.csv"}
     study.run("follow_periods", {"swap": "swap.zip", "white": "white.zip"}, followed, fit=study.model)
     judged = {"time": "time.zip", "control": "control.zip", "untrained": "untrained.zip", "swap": "followed.zip"}
+    judged["tracking"] = "tracking.zip"
     study.run("test_lags", judged, {"comb": "comb.zip", "table": "verdicts.csv"})
     study.run("knock_out", {"time": "time.zip"} | model, {"effects": "effects.zip", "table": "effects.csv"})
     verdicts = pd.read_csv("verdicts.csv")

@@ -7,6 +7,7 @@ from trees import control_tree, time_tree
 
 from laglens.errors import LaglensError
 from laglens.lags.comb_tests import comb_test, swap_test
+from laglens.lags.verdicts import untrained_contrasts, verdict_table
 
 HEADS = ("planted", "uniform", "first", "decay")
 
@@ -85,10 +86,36 @@ def test_swap_test_needs_periods_and_two_inputs_of_each():
         swap_test(swap_tree(inputs=1))
 
 
-def test_stacks_that_do_not_read_the_history_for_the_forecast_are_said():
-    with pytest.raises(LaglensError, match="no attention stack reads the history"):
-        comb_test(
-            time_tree(horizon_tokens=False, readout="horizon"),
-            control_tree(horizon_tokens=False, readout="horizon"),
-            [32.0],
-        )
+def test_a_model_whose_forecast_reads_no_row_in_time_is_not_testable_and_no_error():
+    """As of an encoder that forecasts from its CLS token: every head has a node, no period, and the reason."""
+    nothing = {"horizon_tokens": False, "readout": "none"}
+    found = comb_test(time_tree(**nothing), control_tree(**nothing), [32.0, 48.0])
+    for node in ("encoder", "decoder"):
+        assert found[node].sizes["period"] == 0
+        assert list(found[node].attrs["not_testable"]) == ["32.0", "48.0"]
+        assert found.attrs["left_out"][node] == "no row of its attention in time is read for the forecast"
+    probe = time_tree(**nothing, samples=6)
+    probe = xr.DataTree.from_dict(
+        {"/": probe.to_dataset().assign_coords(true_period=("sample", np.repeat([24.0, 32.0], 3)))}
+        | {f"/{name}": node.to_dataset(inherit=False) for name, node in probe.children.items()}
+    )
+    swapped = swap_test(probe)
+    assert not swapped.children
+    assert "stack 'decoder': no row of its attention in time is read for the forecast" in swapped.attrs["left_out"]
+    table = verdict_table(found, swapped, untrained_contrasts(time_tree(**nothing, samples=3), []))
+    assert len(table) == 12 * 2
+    assert (table["verdict"] == "not testable").all()
+    assert table["p_swap"].isna().all()
+
+
+def test_one_stack_without_such_a_row_does_not_keep_the_others_from_a_test():
+    both = [time_tree(), time_tree(horizon_tokens=False, readout="none")]
+    controls = [control_tree(), control_tree(horizon_tokens=False, readout="none")]
+    observed, noise = (
+        xr.DataTree.from_dict({"/": first.to_dataset(), "/decoder": first["decoder"].to_dataset(inherit=False),
+                               "/encoder": second["encoder"].to_dataset(inherit=False)})
+        for first, second in (both, controls)
+    )  # fmt: skip
+    found = comb_test(observed, noise, [32.0])
+    assert list(found.children) == ["decoder"]
+    assert list(found.attrs["left_out"]) == ["encoder"]

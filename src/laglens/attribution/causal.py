@@ -12,11 +12,12 @@ import xarray as xr
 
 from laglens.attribution.cuts import HALF_WIDTH, Cut, comb, matched_cuts
 from laglens.attribution.effects import MEASURES, paired_effect
-from laglens.attribution.knock_out import causal_lag_curve, knock_out, knock_out_heads, token_step
+from laglens.attribution.knock_out import causal_lag_curve, forecasting_part, knock_out, knock_out_heads, token_step
 from laglens.lags.testability import testability
 from laglens.models.forecaster import Forecaster
 
 SMALLEST_EFFECT = 0.05  # standard deviations of the history; random weights stay below 0.02
+NOTHING_TO_CUT = "no attention stack of the model reads the history for the forecast; nothing to cut"
 YES, NO, UNKNOWN = "yes", "no", "not testable"
 COLUMNS = (
     "period", "tokens", "cut", "measure", "effect", "control", "share", "lower", "upper", "win", "size", "n", "spared",
@@ -52,7 +53,8 @@ def measure_knock_outs(
     -------
     xr.DataTree
         ``curve``: `causal_lag_curve`. ``period_0`` and so on: `knock_out` of the matched cuts of each testable period
-        (attribute ``period``), and below it per stack the comb cut in one head after the other (`knock_out_heads`).
+        (attribute ``period``), and below it per stack the comb cut in one head after the other (`knock_out_heads`). No
+        node where no stack reads the history for the forecast; the attribute ``left_out`` says so.
 
     Raises
     ------
@@ -61,6 +63,10 @@ def measure_knock_outs(
     """
     step, n = token_step(model), windows.sizes["sample"]
     judged = [testability(period, step) for period in periods]
+    about = windows.attrs | {"half_width": half_width, "samples_per_token": step}
+    if not any(forecasting_part(stack, model.history) for stack in model.stacks):
+        refused = {repr(period.period): NOTHING_TO_CUT for period in judged}
+        return xr.DataTree(xr.Dataset(attrs=about | {"not_testable": refused, "left_out": NOTHING_TO_CUT}))
     nodes: dict[str, Any] = {"/curve": causal_lag_curve(model, windows, **options)}
     rng = np.random.default_rng(seed)
     for i, period in enumerate(p.period for p in judged if p.testable != "no"):
@@ -71,8 +77,7 @@ def measure_knock_outs(
         heads = knock_out_heads(model, windows, whole, half_width=half_width, **options)
         nodes |= {f"/period_{i}/{name}": node.to_dataset(inherit=False) for name, node in heads.children.items()}
     refused = {repr(p.period): str(p) for p in judged if p.testable == "no"}
-    attrs = windows.attrs | {"not_testable": refused, "half_width": half_width, "samples_per_token": step}
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **nodes})
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=about | {"not_testable": refused}), **nodes})
 
 
 def knock_out_table(tree: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:

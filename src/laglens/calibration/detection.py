@@ -13,10 +13,10 @@ from scipy.stats import binomtest
 
 from laglens.attention.cube import attention_tree
 from laglens.lags.alike import stack_dataset
-from laglens.lags.comb_tests import forecasting_stacks
 from laglens.lags.combs import log_ratio
 from laglens.lags.permutation import pooled_max_test
 from laglens.lags.profiles import ratio_of_part
+from laglens.lags.reach import forecasting_stacks
 from laglens.lags.tracking import candidate_combs
 from laglens.models.forecaster import Forecaster
 from laglens.progress import track

@@ -13,8 +13,8 @@ from laglens.lags.testability import REFUSED, testability
 
 Array = NDArray[np.float64]
 FEWEST = 3  # past lags in which a tooth and its gaps can lie
+GUARDS = {"P/2": 0.5, "2P": 2.0, "1.618 P": (1 + 5**0.5) / 2}  # the last has its teeth farthest from those of P
 TOO_FEW = "{} past lags are measured; a comb needs a tooth and two gaps"
-GOLDEN = (1 + 5**0.5) / 2  # the multiple of a period whose teeth stay farthest from those of the period
 
 
 def comb_weights(lag: Array, period: float) -> Array:
@@ -104,7 +104,7 @@ def comb_guards(ratio: xr.DataArray, period: float, *, step: float | None = None
     that the lags cannot show are left out.
     """
     found = {}
-    for name, factor in {"P": 1.0, "P/2": 0.5, "2P": 2.0, "1.618 P": GOLDEN}.items():
+    for name, factor in ({"P": 1.0} | GUARDS).items():
         try:
             found[name] = comb_contrast(ratio, [factor * period], step=step).isel(period=0, drop=True)
         except LaglensError:

@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.signal import detrend, find_peaks, get_window
 from scipy.special import gammaln
+from scipy.stats import rankdata
 from statsmodels.tsa.stattools import acf
 
 from laglens.errors import LaglensError
@@ -70,6 +71,99 @@ def token_average(series: xr.DataArray, step: float) -> xr.DataArray:
     sums = np.stack([np.bincount(token[kept], row[kept], n_tokens) for row in values])
     centre = (np.arange(n_tokens) + 0.5) * step - 0.5
     return xr.DataArray(sums / np.bincount(token[kept]), dims=("sample", "time"), coords={"time": centre})
+
+
+def token_autocorrelation(series: xr.DataArray, step: float, lag: Array) -> Array:
+    """Autocorrelation of the series averaged in tokens, at lags of whole tokens: -> (lag,), NaN where it has none.
+
+    Parameters
+    ----------
+    step
+        Input samples per token.
+    lag
+        [input samples], of either sign.
+
+    Raises
+    ------
+    LaglensError
+        As `input_autocorrelation`.
+    """
+    return autocorrelation_at(token_average(series, step), np.asarray(lag) / step)
+
+
+def autocorrelation_at(series: xr.DataArray, lag: Array) -> Array:
+    """Autocorrelation of the input at the whole samples nearest to lags of either sign: -> (lag,), NaN beyond it."""
+    found = input_autocorrelation(series).values
+    samples = np.abs(np.round(np.asarray(lag))).astype(int)
+    return np.where(samples < len(found), found[np.minimum(samples, len(found) - 1)], np.nan)
+
+
+def rank_correlation(profiles: Array, curve: Array) -> Array:
+    """Spearman's correlation of every profile with one curve over the same lags: (..., lag), (lag,) -> (...).
+
+    NaN where either is constant or not known at 3 lags or more.
+    """
+    known = np.isfinite(curve) & np.isfinite(profiles).reshape(-1, len(curve)).all(0)
+    if np.count_nonzero(known) < 3:
+        return np.full(profiles.shape[:-1], np.nan)
+    ranks, of_curve = rankdata(profiles[..., known], axis=-1), rankdata(curve[known])
+    ranks, of_curve = ranks - ranks.mean(-1, keepdims=True), of_curve - of_curve.mean()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((ranks @ of_curve) / np.sqrt((ranks**2).sum(-1) * (of_curve**2).sum()))
+
+
+def input_curves(series: xr.DataArray, step: float) -> xr.Dataset:
+    """What the input repeats, as it is and averaged in tokens: to be read beside every lag profile.
+
+    Parameters
+    ----------
+    series
+        What the model saw, ``(sample, time)``.
+    step
+        Input samples per token.
+
+    Returns
+    -------
+    xr.Dataset
+        ``autocorrelation (lag)``, ``power (frequency)``; of the series averaged in tokens ``token_autocorrelation
+        (token_lag)`` and ``token_power (token_frequency)``. Lags in input samples, frequencies per input sample.
+
+    Raises
+    ------
+    LaglensError
+        A series is constant or too short, as it is or averaged.
+    """
+    averaged = token_average(series, step)
+    of_tokens = input_autocorrelation(averaged)
+    token_power = input_periodogram(averaged)
+    found = {
+        "autocorrelation": input_autocorrelation(series),
+        "power": input_periodogram(series),
+        "token_autocorrelation": of_tokens.assign_coords(lag=of_tokens["lag"] * step).rename(lag="token_lag"),
+        "token_power": token_power.assign_coords(frequency=token_power["frequency"] / step).rename(
+            frequency="token_frequency"
+        ),
+    }
+    curves = xr.Dataset(found, attrs={"samples_per_token": step, "n_windows": series.sizes["sample"]})
+    for name, unit in {"token_lag": "input samples", "token_frequency": "per input sample"}.items():
+        curves[name].attrs["units"] = unit
+    for name in ("token_autocorrelation", "token_power"):
+        curves[name].attrs["long_name"] = f"{found[name.removeprefix('token_')].attrs['long_name']}, averaged in tokens"
+    return curves
+
+
+def curves_of_windows(time_tree: xr.DataTree) -> xr.Dataset:
+    """`input_curves` of the windows of a time tree, for the finest tokens of its stacks.
+
+    An input without autocorrelation (a straight line, a few tokens) gives no curves, and ``left_out`` says why.
+    """
+    step = min(float(node.attrs["samples_per_token"]) for node in time_tree.children.values())
+    shown = time_tree.to_dataset()["series"].isel(time=slice(int(time_tree.attrs["history"])))
+    try:
+        curves = input_curves(shown, step)
+    except LaglensError as error:
+        curves = xr.Dataset(attrs={"left_out": str(error)})
+    return curves.assign_attrs({key: time_tree.attrs[key] for key in ("signal", "model") if key in time_tree.attrs})
 
 
 def estimate_period(

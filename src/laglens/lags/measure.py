@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from laglens.errors import LaglensError
 from laglens.lags.alike import require_alike, stack_dataset
 from laglens.lags.bands import Bands, check_controls, control_bands
+from laglens.lags.inputs import autocorrelation_at, rank_correlation, token_autocorrelation
 from laglens.lags.layout import MIN_PAIRS, Layout
 from laglens.lags.peaks import prominence_limit
-from laglens.lags.profiles import profile_of_part, ratio_of_part
+from laglens.lags.permutation import smallest_p
+from laglens.lags.precision import Resamples, mean_interval, resample_windows, window_ratios
+from laglens.lags.profiles import mass_on_special, profile_of_part, ratio_of_part
 from laglens.lags.testability import as_attrs, true_periods
 
 Array = NDArray[np.float64]
@@ -27,6 +30,7 @@ def measure_lags(
     *,
     max_lag: float | str = "auto",
     confidence: float = 0.95,
+    seed: int = 0,
     min_pairs: int = MIN_PAIRS,
 ) -> xr.DataTree:
     """Lag profiles with their bands, one node per attention stack.
@@ -41,7 +45,9 @@ def measure_lags(
     max_lag
         Longest lag on either side [input samples], or ``auto`` (see `Layout.of`).
     confidence
-        Of the pointwise band, and of the limit over all lags of one head and part.
+        Of the pointwise band, of the limit over all lags of one head and part, and of the interval of the ratio.
+    seed
+        Of the bootstrap over windows.
     min_pairs
         Fewest pairs of a lag (see `Layout.of`).
 
@@ -49,11 +55,15 @@ def measure_lags(
     -------
     xr.DataTree
         Dims ``(part, layer, head, lag)``, lag in input samples, positive = the past. ``profile``: mean weight per
-        pair; ``ratio``: ratio to uniform over fixed query sets; ``control_mean``, ``band (..., bound)``, ``limit``
-        (NaN at lag 0, which is not tested) and ``z`` of the ratio; ``n_pairs (part, lag)`` of the profile and
-        ``n_queries (part, lag)`` of the ratio; ``prominence_limit (part, layer, head)``; ``special_mass (part, layer,
-        head)``: mass on special tokens, which the ratio leaves out. Attributes: controls, null, windows, true periods
-        with their testability, parts left out and why; at the root, stacks left out and why.
+        pair; ``ratio``: ratio to uniform over fixed query sets, and its ``ratio_interval (..., bound)`` by bootstrap
+        over windows (`laglens.lags.precision.mean_interval`); ``control_mean``, ``band (..., bound)``, ``limit`` (NaN
+        at lag 0, which is not tested), ``excess`` over the control mean and ``z`` of the ratio; ``n_pairs (part, lag)``
+        of the profile and ``n_queries (part, lag)`` of the ratio; ``prominence_limit (part, layer, head)``;
+        ``special_mass (part, layer, head)``: mass on special tokens, which the ratio leaves out. Where the windows are
+        at the root: ``autocorrelation (lag)`` of what the model saw, ``token_autocorrelation (lag)`` of its average in
+        tokens, and ``acf_correlation (part, layer, head)``, rank correlation of the ratio with the latter. Attributes:
+        controls, null, windows, ``interval_of`` (which windows the intervals are from, or why there are none), true
+        periods with their testability, parts left out and why; at the root, stacks left out and why.
 
     Raises
     ------
@@ -63,11 +73,13 @@ def measure_lags(
     """
     check_pair(time_tree, control_tree, confidence)
     found, left_out = layouts(time_tree, max_lag=max_lag, min_pairs=min_pairs)
-    nodes = {}
+    root, nodes = time_tree.to_dataset(), {}
+    resamples = resample_windows(root, time_tree.attrs["history"], seed=seed)
+    settings = {"max_lag": max_lag, "confidence": confidence, "min_pairs": min_pairs, "interval_of": str(resamples)}
     for name, layout in found.items():
         node, control = stack_dataset(time_tree, name), stack_dataset(control_tree, name)
-        measured = _measure_stack(node, control, layout, confidence)
-        settings = {"max_lag": max_lag, "confidence": confidence, "min_pairs": min_pairs}
+        measured = _measure_stack(node, control, layout, resamples, confidence)
+        measured = with_input(measured, root, time_tree.attrs["history"], layout.table.step)
         measured.attrs |= settings | describe(time_tree, control_tree, name, layout)
         nodes[f"/{name}"] = measured
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=time_tree.attrs | {"left_out": left_out}), **nodes})
@@ -141,6 +153,12 @@ def null_name(control_tree: xr.DataTree) -> str:
     return str(attrs.get("control") or attrs.get("signal", {}).get("control") or "control")
 
 
+def said_of_controls(control_tree: xr.DataTree) -> str:
+    """How many controls there are, and the smallest p-value that they allow."""
+    n = n_samples(control_tree)
+    return f"{n} {null_name(control_tree)} controls: the smallest p-value they allow is {smallest_p(n):.3g}"
+
+
 def mean_map(node: xr.Dataset) -> NDArray[np.float64]:
     """Mean over the windows of a node, ``(layer, head, query, key)``."""
     attention = node["attention"].transpose("sample", "layer", "head", "query", "key")
@@ -175,8 +193,10 @@ def spread_out(values: Array, inside: NDArray[np.bool_]) -> Array:
     return whole
 
 
-def _measure_stack(node: xr.Dataset, control: xr.Dataset, layout: Layout, confidence: float) -> xr.Dataset:
-    weights = mean_map(node)
+def _measure_stack(
+    node: xr.Dataset, control: xr.Dataset, layout: Layout, resamples: Resamples, confidence: float
+) -> xr.Dataset:
+    weights, windows = mean_map(node), window_ratios(node, layout, layout.windows)
     columns: dict[str, list[NDArray]] = {}
     for part, controls in control_ratios(control, layout).items():
         ratio = ratio_of_part(weights, layout, part)
@@ -191,19 +211,13 @@ def _measure_stack(node: xr.Dataset, control: xr.Dataset, layout: Layout, confid
             "n_pairs": layout.n_pairs(part),
             "n_queries": layout.n_pairs(part, fixed=True),
             "prominence_limit": prominence_limit(controls, layout.lag_samples, confidence),
-            "special_mass": _special_mass(node, np.any(layout.table.parts[part], axis=1)),
+            "special_mass": mass_on_special(node, layout, part),
+            "excess": ratio - bands.mean,
+            "ratio_interval": mean_interval(windows[part], resamples, confidence),
         }
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
     return labelled_stack(node, layout, {name: np.stack(parts) for name, parts in columns.items()})
-
-
-def _special_mass(node: xr.Dataset, queries: NDArray[np.bool_]) -> Array:
-    """Mean mass that the queries of a part give to special tokens, ``(layer, head)``."""
-    if "special_mass" not in node:
-        return np.zeros((node.sizes["layer"], node.sizes["head"]))
-    mass = node["special_mass"].transpose("sample", "layer", "head", "query").values[..., queries]
-    return mass.mean(axis=(0, 3), dtype=np.float64)
 
 
 LABELS = {
@@ -217,14 +231,40 @@ LABELS = {
     "n_queries": "queries of the ratio",
     "prominence_limit": "largest prominence of a peak in the controls",
     "special_mass": "attention on special tokens",
+    "excess": "ratio minus mean ratio of the controls",
+    "ratio_interval": "interval of the ratio, by bootstrap over windows",
 }
 OTHER_DIMS = {
     "band": (*DIMS, "bound"),
+    "ratio_interval": (*DIMS, "bound"),
     "n_pairs": ("part", "lag"),
     "n_queries": ("part", "lag"),
     "prominence_limit": DIMS[:3],
     "special_mass": DIMS[:3],
 }
+
+
+def with_input(measured: xr.Dataset, windows: xr.Dataset, history: float, step: float) -> xr.Dataset:
+    """Put beside the profiles of a stack what the input itself repeats, and how much of each profile that explains."""
+    if "series" not in windows:
+        return measured
+    shown = windows["series"].isel(time=slice(int(history)))
+    lag, ratio = measured["lag"].values, measured["ratio"].where(measured["lag"] != 0).values
+    try:
+        curve = autocorrelation_at(shown, lag)
+        of_tokens = token_autocorrelation(shown, step, lag)
+    except LaglensError as error:  # a straight line, or a history of a few tokens
+        return measured.assign_attrs(no_autocorrelation=str(error))
+    correlations = np.stack([rank_correlation(of_part, of_tokens) for of_part in ratio])
+    labels = {
+        "autocorrelation": "autocorrelation of the input",
+        "token_autocorrelation": "autocorrelation of the input averaged in tokens",
+        "acf_correlation": "rank correlation of the ratio with that of the input averaged in tokens",
+    }
+    found = {"autocorrelation": ("lag", curve), "token_autocorrelation": ("lag", of_tokens)}
+    labelled = {name: (*value, {"long_name": labels[name]}) for name, value in found.items()}
+    about = {"long_name": labels["acf_correlation"]}
+    return measured.assign(labelled).assign(acf_correlation=(DIMS[:3], correlations, about))
 
 
 def labelled_stack(node: xr.Dataset, layout: Layout, columns: dict[str, NDArray]) -> xr.Dataset:

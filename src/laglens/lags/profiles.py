@@ -63,6 +63,15 @@ def ratio_of_part(weights: NDArray, layout: Layout, part: str) -> Array:
     return mean_by_bin(weights, layout.bins(part, fixed=True), len(layout.lag), scale)
 
 
+def mass_on_special(node: xr.Dataset, layout: Layout, part: str) -> Array:
+    """Mean mass that the queries of a part give to special tokens, ``(layer, head)``."""
+    if "special_mass" not in node:
+        return np.zeros((node.sizes["layer"], node.sizes["head"]))
+    queries = np.any(layout.table.parts[part], axis=1)
+    mass = node["special_mass"].transpose("sample", "layer", "head", "query").values[..., queries]
+    return np.asarray(mass.mean(axis=(0, 3), dtype=np.float64))
+
+
 def lag_profile(
     node: xr.Dataset,
     part: str,

@@ -12,6 +12,7 @@ import xarray as xr
 from laglens.errors import LaglensError
 from laglens.lags.pairs import PARTS
 from laglens.lags.peaks import profile_peaks
+from laglens.lags.permutation import smallest_p
 from laglens.lags.units import in_time
 
 AXES = ("part", "layer", "head", "lag")
@@ -40,6 +41,12 @@ PEAK_COLUMNS = {
     "n_windows": "int64",
     "n_controls": "int64",
     "null": "object",
+    "ratio_lower": "float64",
+    "ratio_upper": "float64",
+    "excess": "float64",
+    "special_mass": "float64",
+    "acf_correlation": "float64",
+    "smallest_p": "float64",
 }
 CHANGE_COLUMNS = {
     "stack": "object",
@@ -81,7 +88,7 @@ def peaks_table(lags_tree: xr.DataTree) -> pd.DataFrame:
     pd.DataFrame
         One row per peak. ``lag``: location refined between tokens [input samples], ``lag_time`` the same in
         ``time_unit``; ``ratio``, ``control_mean``, ``limit`` and ``z`` are those of ``axis_lag``, the lag on the axis;
-        ``prominence`` is that of ratio minus control mean. ``above``: both over the limit and prominent.
+        ``prominence`` is that of ``excess``, ratio minus control mean. ``above``: both over the limit and prominent.
         ``multiple`` times the true ``period`` is nearest, ``offset`` = lag - multiple x period; ``testable`` is about
         that period. Periods under two tokens are never assigned. A signal without true periods has NaN and 0 there.
 
@@ -167,7 +174,9 @@ def _named(name: str, node: xr.Dataset, position: tuple[int, int, int]) -> dict[
 def _peak_rows(name: str, node: xr.Dataset, attrs: Mapping[Any, Any]) -> Iterator[dict[str, Any]]:
     signal, step = attrs.get("signal", {}), node.attrs["samples_per_token"]
     lag = node["lag"].values
-    on_axis = {name: node[name].transpose(*AXES).values for name in ("ratio", "control_mean", "limit", "z")}
+    on_axis = {name: node[name].transpose(*AXES).values for name in ("ratio", "control_mean", "limit", "z", "excess")}
+    bounds = node["ratio_interval"].transpose(..., "bound").values
+    of_head = {name: node[name].values for name in ("special_mass", "acf_correlation") if name in node}
     threshold = node["prominence_limit"].transpose(*AXES[:3]).values
     for position in _head_positions(node):
         here = {variable: values[position] for variable, values in on_axis.items()}
@@ -185,6 +194,9 @@ def _peak_rows(name: str, node: xr.Dataset, attrs: Mapping[Any, Any]) -> Iterato
                 "above_limit": above_limit,
                 "above_prominence": above_prominence,
                 "above": above_limit and above_prominence,
+                **dict(zip(("ratio_lower", "ratio_upper"), bounds[position][i], strict=True)),
+                **{variable: values[position] for variable, values in of_head.items()},
+                "smallest_p": smallest_p(node.attrs["n_controls"]),
                 **nearest_multiple(at, node.attrs["periods"], step),
             }
 

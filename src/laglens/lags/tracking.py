@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -10,18 +13,20 @@ from scipy.stats import theilslopes
 
 from laglens.errors import LaglensError
 from laglens.lags.alike import stack_dataset
-from laglens.lags.comb_tests import forecasting_stacks, within_reach
 from laglens.lags.combs import comb_weights, log_ratio
 from laglens.lags.layout import MIN_PAIRS, Layout
 from laglens.lags.profiles import ratio_of_part
+from laglens.lags.reach import forecasting_stacks, within_reach
 
 Array = NDArray[np.float64]
 SHORTEST = 3.0  # tokens of the shortest period looked for
 CANDIDATES = 240
 PERMUTATIONS = 200
+SHARES = ("at_period", "chance_at_period", "at_multiple", "chance_at_multiple")
 FOLLOWING = (
     "stack", "layer", "head", "part", "statistic", "p_swap", "slope", "slope_lower", "slope_upper",
     "at_period", "chance_at_period", "at_multiple", "chance_at_multiple",
+    "selected", "p_selected", "smallest_p", "n_inputs",
 )  # fmt: skip
 
 
@@ -85,24 +90,41 @@ def following_table(tested: xr.DataTree, tracked: xr.DataTree) -> pd.DataFrame:
         From `laglens.lags.comb_tests.swap_test` and `track_periods`, on the same probe.
     """
     rows = []
+    common = {key: tested.attrs[key] for key in ("smallest_p", "n_inputs") if key in tested.attrs}
     for name in tested.children:
         test, track = stack_dataset(tested, name), stack_dataset(tracked, name)
-        numbers = [test[key] for key in ("statistic", "p_family")]
-        numbers += [
-            track[key] for key in ("slope", "at_period", "chance_at_period", "at_multiple", "chance_at_multiple")
-        ]
         for i, j in np.ndindex(test.sizes["layer"], test.sizes["head"]):
             place = {"stack": name, "layer": int(test["layer"][i]), "head": int(test["head"][j])}
             interval = track["slope_interval"].values[i, j]
-            found = {str(array.name).replace("p_family", "p_swap"): float(array.values[i, j]) for array in numbers}
             rows.append(
                 place
-                | {"part": test.attrs["part"]}
-                | found
+                | common
+                | {"part": test.attrs["part"], "statistic": float(test["statistic"].values[i, j])}
+                | {key: float(track[key].values[i, j]) for key in ("slope", *SHARES)}
                 | dict(zip(("slope_lower", "slope_upper"), interval, strict=True))
+                | followed(tested, place)
             )
     table = pd.DataFrame(rows, columns=list(FOLLOWING))
     return table.sort_values(["p_swap", "statistic"], ascending=[True, False], kind="stable").reset_index(drop=True)
+
+
+def followed(tested: xr.DataTree, head: Mapping[str, Any]) -> dict[str, Any]:
+    """What the period swap says of a head: its p over all heads, and of the one selected on half the inputs its own.
+
+    Parameters
+    ----------
+    tested
+        From `laglens.lags.comb_tests.swap_test`; without stacks where no head could be tested.
+    head
+        With ``stack``, ``layer`` and ``head``.
+    """
+    place = {key: head[key] for key in ("stack", "layer", "head")}
+    chosen = tested.attrs.get("selected") == place
+    p_swap = np.nan
+    if place["stack"] in tested.children:
+        node = stack_dataset(tested, place["stack"])
+        p_swap = float(node["p_family"].sel(layer=place["layer"], head=place["head"]))
+    return {"p_swap": p_swap, "selected": chosen, "p_selected": tested.attrs["p_selected"] if chosen else np.nan}
 
 
 def standardised(node: xr.Dataset, noise: xr.Dataset, layout: Layout, part: str) -> tuple[Array, Array]:
@@ -115,11 +137,35 @@ def standardised(node: xr.Dataset, noise: xr.Dataset, layout: Layout, part: str)
         ratios = [ratio_of_part(maps.isel(sample=i).values, layout, part)[..., measured] for i in samples]
         return log_ratio(np.stack(ratios))
 
-    null = logs(noise)
+    return standardise(logs(node), logs(noise)), layout.lag_samples[measured]
+
+
+def standardise(profiles: Array, null: Array) -> Array:
+    """Log profiles as z scores of those on noise: (..., head, lag), (noise, ..., head, lag) -> (..., head, lag)."""
     spread = null.std(0, ddof=1)
     # A head may hardly vary on noise at some lag; there its typical spread counts.
     floor = np.maximum(0.1 * np.median(spread, -1, keepdims=True), 1e-9)
-    return (logs(node) - null.mean(0)) / np.maximum(spread, floor), layout.lag_samples[measured]
+    return np.asarray((profiles - null.mean(0)) / np.maximum(spread, floor))
+
+
+def refined_period(contrast: Array, periods: Array) -> Array:
+    """Period of the largest comb, by the parabola through it and its neighbours in log period: (..., period) -> (...).
+
+    Parameters
+    ----------
+    periods
+        Evenly spaced in log, as from `candidate_combs`.
+    """
+    largest = contrast.argmax(-1)
+    at = np.clip(largest, 1, max(len(periods) - 2, 1))
+    if len(periods) < 3:
+        return periods[largest]
+    below, here, above = (np.take_along_axis(contrast, (at + i)[..., None], -1)[..., 0] for i in (-1, 0, 1))
+    curvature = below - 2 * here + above
+    shift = 0.5 * (below - above) / np.where(curvature < 0, curvature, -1.0)
+    inside = (largest == at) & (curvature < 0)
+    ratio = periods[1] / periods[0]
+    return np.where(inside, periods[at] * ratio ** np.clip(shift, -0.5, 0.5), periods[largest])
 
 
 def candidate_combs(lag: Array, step: float) -> tuple[Array, Array]:

@@ -11,9 +11,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from laglens.lags.alike import stack_dataset
-from laglens.lags.comb_tests import comb_contrasts, forecasting_stacks
+from laglens.lags.contrasts import comb_contrasts
 from laglens.lags.layout import MIN_PAIRS
+from laglens.lags.measure import n_samples
+from laglens.lags.reach import forecasting_stacks
 from laglens.lags.testability import testability
+from laglens.lags.tracking import followed
 
 Array = NDArray[np.float64]
 SUPPORTED, NOT_SUPPORTED, NOT_TESTABLE = "supported", "not supported", "not testable"
@@ -38,7 +41,29 @@ COLUMNS = {
     "n_windows": "int64",
     "n_controls": "int64",
     "n_untrained": "int64",
+    "smallest_p": "float64",
+    "smallest_p_swap": "float64",
+    "selected": "bool",
+    "p_selected": "float64",
+    "apparent": "float64",
+    "strongest_lag": "float64",
+    "multiple": "int64",
+    "at_period": "bool",
+    "chance_at_period": "float64",
+    "chance_at_multiple": "float64",
+    "contrast_lower": "float64",
+    "contrast_upper": "float64",
+    "contrast_half": "float64",
+    "contrast_double": "float64",
+    "contrast_golden": "float64",
+    "detected": "float64",
+    "detected_lower": "float64",
+    "detected_upper": "float64",
+    "acf_correlation": "float64",
+    "special_mass": "float64",
 }
+OF_HEAD = ("strongest_lag", "detected", "acf_correlation", "special_mass")
+TESTED = ("contrast", "control_mean", "z", "p", "p_family", "q")
 
 
 def untrained_contrasts(
@@ -56,6 +81,8 @@ def untrained_contrasts(
     periods
         [input samples], all testable.
     """
+    if not len(periods):  # as of a model in which nothing can be tested
+        return xr.DataArray(np.empty((n_samples(untrained_tree), 0)), dims=("draw", "period"), name="contrast")
     largest = []
     for name, (part, layout) in forecasting_stacks(untrained_tree, min_pairs=min_pairs).items():
         node = stack_dataset(untrained_tree, name)
@@ -66,19 +93,26 @@ def untrained_contrasts(
 
 
 def verdict_table(
-    comb_tree: xr.DataTree, swap_tree: xr.DataTree, untrained: xr.DataArray, *, confidence: float = 0.95
+    comb_tree: xr.DataTree,
+    swap_tree: xr.DataTree,
+    untrained: xr.DataArray,
+    tracking: xr.DataTree | None = None,
+    *,
+    confidence: float = 0.95,
 ) -> pd.DataFrame:
     """One verdict for every head and period.
 
     ``supported``: the comb of the period stands out from noise with the signal's memory (`comb_test`, over all heads
     and periods), the head follows periods whatever they are (`swap_test`, over all heads), and no head of the same
     architecture with random weights has as much contrast. ``not supported``: one of these fails, and ``reason`` says
-    which. ``not testable``: tokens or lags cannot show the period.
+    which. ``not testable``: tokens or lags cannot show the period, or the model's forecast reads no row of attention.
 
     Parameters
     ----------
     comb_tree, swap_tree, untrained
         From `comb_test`, `swap_test` and `untrained_contrasts` of the same model.
+    tracking
+        From `track_periods` of the same model, for the chance levels.
     confidence
         1 minus the family-wise error rate of each of the two tests.
 
@@ -87,8 +121,14 @@ def verdict_table(
     pd.DataFrame
         Supported heads first, by contrast; columns as in docs/lags.md.
     """
-    rows = [row for name in comb_tree.children for row in _rows(name, comb_tree, swap_tree, untrained, 1 - confidence)]
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    rows = [
+        of_head | of_period
+        for name in comb_tree.children
+        for of_head, i, j in _heads(name, comb_tree, swap_tree, tracking)
+        for of_period in _periods(stack_dataset(comb_tree, name), i, j, of_head["p_swap"], untrained, 1 - confidence)
+    ]
+    empty = {column: 0 if kind == "int64" else False for column, kind in COLUMNS.items() if kind in ("int64", "bool")}
+    table = pd.DataFrame([empty | row for row in rows], columns=list(COLUMNS)).astype(COLUMNS)
     order = {SUPPORTED: 0, NOT_SUPPORTED: 1, NOT_TESTABLE: 2}
     ranked = table.assign(rank=table["verdict"].map(order)).sort_values(
         ["rank", "contrast"], ascending=[True, False], kind="stable"
@@ -96,42 +136,70 @@ def verdict_table(
     return ranked.drop(columns="rank").reset_index(drop=True)
 
 
-def _rows(
-    name: str, comb_tree: xr.DataTree, swap_tree: xr.DataTree, untrained: xr.DataArray, alpha: float
-) -> Iterator[dict[str, Any]]:
+def said_of_verdicts(table: pd.DataFrame) -> str:
+    """How many verdicts of each kind there are, and the smallest p-values that the controls allow."""
+    counts = table["verdict"].value_counts()
+    words = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in (SUPPORTED, NOT_SUPPORTED, NOT_TESTABLE))
+    smallest = [table[column].min() for column in ("smallest_p", "smallest_p_swap")]
+    return (
+        f"{words}; the smallest p-value of the {int(table['n_controls'].max())} controls is {smallest[0]:.3g}, of the "
+        f"period swap {smallest[1]:.3g}, and {int(table['n_untrained'].max())} draws of random weights were compared"
+    )
+
+
+def _heads(
+    name: str, comb_tree: xr.DataTree, swap_tree: xr.DataTree, tracking: xr.DataTree | None
+) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """What is said of every head of a stack whatever the period, and its place."""
     node = stack_dataset(comb_tree, name)
-    # Of a model whose tokens are too coarse for two periods no head was tested.
-    swap = stack_dataset(swap_tree, name) if name in swap_tree.children else None
-    attrs, step = node.attrs, float(node.attrs["samples_per_token"])
-    common = {"stack": name, "part": attrs["part"], "n_windows": attrs["n_windows"], "n_controls": attrs["n_controls"]}
-    common |= {"n_untrained": untrained.sizes["draw"]}
+    common = {key: node.attrs[key] for key in ("part", "n_windows", "n_controls", "smallest_p")}
+    common |= {"stack": name, "smallest_p_swap": swap_tree.attrs.get("smallest_p", np.nan)}
     for i, j in np.ndindex(node.sizes["layer"], node.sizes["head"]):
         head = common | {"layer": int(node["layer"][i]), "head": int(node["head"][j])}
-        p_swap = np.nan if swap is None else float(swap["p_family"].values[i, j])
-        for period, reason in attrs["not_testable"].items():
-            judged = testability(float(period), step)
-            of_period = {"period": judged.period, "tokens": judged.tokens, "testable": judged.testable}
-            yield head | of_period | {"verdict": NOT_TESTABLE, "reason": reason, "p_swap": p_swap}
-        for k, period in enumerate(node["period"].values):
-            numbers = {
-                key: float(node[key].values[i, j, k]) for key in ("contrast", "control_mean", "z", "p", "p_family", "q")
-            }
-            best_untrained = float(untrained.sel(period=period).max())
-            judged = testability(float(period), step)
-            failed = _failed(numbers, p_swap, best_untrained, alpha)
-            yield (
-                head
-                | numbers
-                | {
-                    "period": judged.period,
-                    "tokens": judged.tokens,
-                    "testable": judged.testable,
-                    "verdict": NOT_SUPPORTED if failed else SUPPORTED,
-                    "reason": "; ".join(failed),
-                    "p_swap": p_swap,
-                    "untrained": best_untrained,
-                }
+        head |= {key: float(node[key].values[i, j]) for key in OF_HEAD if key in node}
+        if "detected_interval" in node:
+            head |= _bounds("detected", node["detected_interval"].values[i, j])
+        head |= followed(swap_tree, head)
+        if tracking is not None and name in tracking.children:
+            found = stack_dataset(tracking, name)
+            head |= {key: float(found[key].values[i, j]) for key in ("chance_at_period", "chance_at_multiple")}
+        yield head, i, j
+
+
+def _periods(
+    node: xr.Dataset, i: int, j: int, p_swap: float, untrained: xr.DataArray, alpha: float
+) -> Iterator[dict[str, Any]]:
+    """The verdict on one head at every period."""
+    step, draws = float(node.attrs["samples_per_token"]), {"n_untrained": untrained.sizes["draw"]}
+    for period, reason in node.attrs["not_testable"].items():
+        yield draws | _judged(float(period), step) | {"verdict": NOT_TESTABLE, "reason": reason}
+    for k, period in enumerate(node["period"].values):
+        numbers = {key: float(node[key].values[i, j, k]) for key in TESTED}
+        best_untrained = float(untrained.sel(period=period).max())
+        failed = _failed(numbers, p_swap, best_untrained, alpha)
+        yield (
+            draws
+            | _judged(float(period), step)
+            | numbers
+            | _bounds("contrast", node["contrast_interval"].values[i, j, k])
+            | dict(
+                zip(("contrast_half", "contrast_double", "contrast_golden"), node["guard"].values[i, j, k], strict=True)
             )
+            | {"multiple": int(node["multiple"].values[i, j, k]), "at_period": bool(node["at_period"].values[i, j, k])}
+            | {"verdict": NOT_SUPPORTED if failed else SUPPORTED, "reason": "; ".join(failed)}
+            | {"untrained": best_untrained}
+        )
+
+
+def _judged(period: float, step: float) -> dict[str, Any]:
+    judged = testability(period, step)
+    # Only what is aliased appears elsewhere.
+    apparent = judged.apparent if judged.testable == "no" else judged.period
+    return {"period": judged.period, "tokens": judged.tokens, "testable": judged.testable, "apparent": apparent}
+
+
+def _bounds(name: str, interval: Array) -> dict[str, float]:
+    return {f"{name}_lower": float(interval[0]), f"{name}_upper": float(interval[1])}
 
 
 def _failed(numbers: dict[str, float], p_swap: float, untrained: float, alpha: float) -> list[str]:
