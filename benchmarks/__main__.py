@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from benchmarks import capture, cubes, dry_run, replot, scale, streaming, study
+from benchmarks import capture, cubes, dry_run, flow, replot, scale, streaming, study
 from benchmarks.measure import RESULTS, ROOT, show_machine
 
 if __name__ == "__main__":
@@ -16,4 +16,5 @@ if __name__ == "__main__":
     scale.main()
     capture.main()
     cubes.main()
+    flow.main()
     print(f"\nKept in {RESULTS.relative_to(ROOT)}/")

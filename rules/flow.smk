@@ -16,7 +16,14 @@ rule roll_out:
         mem_mb=2000,
         runtime=10,
     params:
-        spec=spec(fusion="flow.fusion", residual="flow.residual"),
+        spec=spec(
+            fusion="flow.fusion",
+            residual="flow.residual",
+            discard="flow.discard",
+            start="flow.start",
+            maximum="flow.maximum",
+            queries="flow.queries",
+        ),
         code=code("roll_out"),
     message:
         "Rolling out the attention of {wildcards.model} on {wildcards.signal}"

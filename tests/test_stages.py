@@ -83,7 +83,7 @@ def test_every_stage_measures_every_stack(name: str) -> None:
     heads = heads_table(measure_heads(time))
     assert {stack: set(rows["part"]) for stack, rows in heads.groupby("stack")} == parts
     followed = roll_out(time)
-    assert set(followed["stack"].values) | set(followed.attrs["left_out"]) == set(parts)
+    assert set(followed.attrs["followed"]) | set(followed.attrs["left_out"]) == set(parts)
     assert len(flow_table(rollout_lags(followed, min_pairs=4)))
     labels = [head.label for head in all_heads({stack: node.to_dataset() for stack, node in lags.children.items()})]
     assert Figures(heads=labels[-1:]).heads == labels[-1:]

@@ -151,6 +151,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "number of controls": (configure(lags__controls=20), {"make_control": 2} | FROM_CONTROLS),
     "local window of heads": (configure(heads__window=5), {"measure_heads": 3} | CLASSED),
     "fusion of heads": (configure(flow__fusion="max"), {"roll_out": 3}),
+    "maximum flow": (configure(flow__maximum="none"), {"roll_out": 3}),
     "draws of random weights": (configure(lags__untrained=4), FROM_UNTRAINED),
     "waves of the period swap": (configure(lags__swap_inputs=4), FROM_PROBES),
     "permutations": (configure(lags__permutations=99), {"follow_periods": 2} | JUDGED),

@@ -21,8 +21,10 @@ from .figures.mosaic import draw_mosaic as draw_mosaic
 from .figures.run import draw_run as draw_run
 from .figures.style import render as render
 from .figures.training import draw_training as draw_training
+from .flow.lags import flow_lags as flow_lags
 from .flow.lags import flow_table as flow_table
 from .flow.lags import rollout_lags as rollout_lags
+from .flow.maximum import attention_flow as attention_flow
 from .flow.rollout import roll_out as roll_out
 from .heads.classes import classify_heads as classify_heads
 from .heads.content import content_score as content_score

@@ -83,10 +83,21 @@ class Heads(Section):
 
 
 class Flow(Section):
-    """How attention is followed through all layers (rollout)."""
+    """How attention is followed through all layers: rollout, and maximum flow."""
 
     fusion: Literal["mean", "max", "min"] = Field("mean", description="how the heads of a layer become one map")
     residual: float = Field(0.5, ge=0, le=1, description="weight of the residual connection beside the attention")
+    discard: float = Field(
+        0.0, ge=0, lt=1, description="share of the weights of every row, the smallest ones, that are dropped"
+    )
+    start: int = Field(0, ge=0, description="first layer that is followed, counted from 0 through all stacks")
+    maximum: Literal["none", "mean", "windows"] = Field(
+        "mean",
+        description="maximum flow: none, of the maps averaged over windows (mean), or of those of all windows",
+    )
+    queries: Literal["forecasting", "all"] = Field(
+        "forecasting", description="output times whose maximum flow is computed; all of them take longer"
+    )
 
 
 class Attribution(Section):
@@ -148,7 +159,7 @@ class Study(Section):
     time: Time = Field(Time(), description="tokens to time")
     lags: Lags = Field(Lags(), description="lag statistics")
     heads: Heads = Field(Heads(), description="measures of heads")
-    flow: Flow = Field(Flow(), description="rollout")
+    flow: Flow = Field(Flow(), description="rollout and maximum flow")
     attribution: Attribution = Field(Attribution(), description="attribution of the forecast")
     figures: Figures = Field(Figures(), description="figures")
 
