@@ -18,9 +18,8 @@ LAYERS, HEADS, TIMES = 6, 4, 77
 def main() -> None:
     """Print CPU seconds for maps from near uniform to sharp."""
     rng, tokens = np.random.default_rng(0), np.arange(TIMES)
-    print(
-        f"\nMaximum flow: {LAYERS} layers, {TIMES} x {TIMES} pairs of times\n\nspread of logits   maximum flow   widest paths"
-    )
+    print(f"\nMaximum flow: {LAYERS} layers, {TIMES} x {TIMES} pairs of times\n")
+    print("spread of logits   maximum flow   widest paths")
     for spread in (0.5, 3.0):
         weights = np.exp(spread * rng.standard_normal((LAYERS, HEADS, TIMES, TIMES)))
         steps = [Mixing().step(heads / heads.sum(-1, keepdims=True)) for heads in weights]
