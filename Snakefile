@@ -27,6 +27,7 @@ include: "rules/heads.smk"
 include: "rules/flow.smk"
 include: "rules/attribution.smk"
 include: "rules/figures.smk"
+include: "rules/calibration.smk"
 
 
 rule all:
@@ -42,6 +43,13 @@ rule windows:
         *exported(),
     message:
         "The windows of every model that runs in another environment are there"
+
+
+rule calibration:
+    input:
+        *calibrated(),
+    message:
+        "The calibration of the models is there"
 
 
 onsuccess:

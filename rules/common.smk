@@ -177,6 +177,14 @@ def exported():
     return [f"results/windows/{model}/{signal}.npz" for model, signal in pairs]
 
 
+def calibrated():
+    """Everything that the calibration makes."""
+    if STUDY.calibration.models:
+        yield "results/calibration/summary.csv"
+        yield from figure("calibration/rates")
+        yield from figure("calibration/knock_out")
+
+
 def targets():
     """Everything that the study asks for."""
     for model, signal in STUDY.pairs:

@@ -10,7 +10,7 @@ from models import tiny
 from torch import nn
 
 from laglens.attention.capture import read_attention
-from laglens.attribution.causal import knock_out_table, measure_knock_outs
+from laglens.attribution.causal import knock_out_table, measure_knock_outs, relative_lag_curve
 from laglens.attribution.cuts import Cut, CutEdges, comb, matched_cuts, single_lags, token_lags
 from laglens.attribution.effects import paired_effect
 from laglens.attribution.knock_out import causal_lag_curve, knock_out, knock_out_heads, token_step
@@ -176,8 +176,12 @@ class TwoHeadedAttention(CopyingAttention):
 
 def test_combs_and_their_controls_have_teeth_where_they_should():
     assert comb([10.0], 45)[0].tolist() == [10, 20, 30, 40]
-    assert comb([10.0], 45, 0.5)[0].tolist() == [5, 15, 25, 35, 45]
+    assert comb([10.0], 45, -0.5)[0].tolist() == [5, 15, 25, 35]
     cuts = {cut.name: cut.lags[0] for cut in matched_cuts([20.0], 100, 2.0, np.random.default_rng(0))}
+    combs = [name for name in cuts if name.startswith("comb")]
+    assert combs == ["comb", "comb - 0.5 P", "comb - 0.25 P", "comb + 0.25 P"]
+    assert {len(cuts[name]) for name in combs} == {5}
+    assert cuts["comb - 0.25 P"].tolist() == [15, 35, 55, 75, 95]
     assert cuts["band"].tolist() == [20]
     assert cuts["band at 1.5 P"].tolist() == [30]
     random = float(cuts["band at a random lag"][0])
@@ -213,6 +217,17 @@ def test_all_knock_outs_of_a_signal_in_one_table(waves):
     assert tree["curve"]["forecast_change"].dims == ("lag", "sample")
     still = knock_out_table(measure_knock_outs(Copier(), waves, [17.0]))
     assert set(still["matters"]) == {"no"}
+
+
+def test_a_lag_curve_is_read_against_those_of_other_inputs():
+    curve = xr.DataArray([[2.0, 2.0, 2.0], [1.0, 1.0, 8.0]], dims=("lag", "sample"))
+    relative = relative_lag_curve(curve)
+    assert relative.isel(lag=0).values == pytest.approx([0, 0, 0])
+    assert relative.isel(lag=1).values == pytest.approx(np.log([8**-0.5, 8**-0.5, 8]))
+    against = relative_lag_curve(curve, xr.DataArray([[1.0, 4.0], [2.0, 2.0]], dims=("lag", "sample")))
+    assert against.values == pytest.approx(np.log([[1, 1, 1], [0.5, 0.5, 4]]))
+    with pytest.raises(LaglensError, match="one sample has no others"):
+        relative_lag_curve(curve.isel(sample=[0]))
 
 
 def test_wrong_asks_are_refused(waves):

@@ -13,6 +13,7 @@ import xarray as xr
 from laglens.attribution.cuts import HALF_WIDTH, Cut, comb, matched_cuts
 from laglens.attribution.effects import MEASURES, paired_effect
 from laglens.attribution.knock_out import causal_lag_curve, forecasting_part, knock_out, knock_out_heads, token_step
+from laglens.errors import LaglensError
 from laglens.lags.testability import testability
 from laglens.models.forecaster import Forecaster
 
@@ -78,6 +79,43 @@ def measure_knock_outs(
         nodes |= {f"/period_{i}/{name}": node.to_dataset(inherit=False) for name, node in heads.children.items()}
     refused = {repr(p.period): str(p) for p in judged if p.testable == "no"}
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=about | {"not_testable": refused}), **nodes})
+
+
+def relative_lag_curve(curve: xr.DataArray, baseline: xr.DataArray | None = None) -> xr.DataArray:
+    """Log of a causal lag curve relative to those of other inputs: ``(lag, sample) -> (lag, sample)``.
+
+    A model needs some lags whatever it is shown, the most recent past above all. The geometric mean over inputs of
+    other periods is what a lag is worth to it anyhow; what exceeds it is about this input.
+
+    Parameters
+    ----------
+    curve
+        ``forecast_change (lag, sample)`` from `laglens.attribution.knock_out.causal_lag_curve`.
+    baseline
+        The same of other inputs; default: for every sample the other samples of `curve`.
+
+    Returns
+    -------
+    xr.DataArray
+        Natural log of curve / baseline; 0 = as much as on the others.
+
+    Raises
+    ------
+    LaglensError
+        Without a baseline, fewer than two samples.
+    """
+    log = _log(curve)
+    if baseline is not None:
+        return log - _log(baseline).mean("sample")
+    n = curve.sizes["sample"]
+    if n < 2:
+        raise LaglensError("one sample has no others to be compared with; give a baseline of other inputs")
+    return (log - log.mean("sample")) * (n / (n - 1))
+
+
+def _log(curve: xr.DataArray) -> xr.DataArray:
+    """Natural log, finite also at a lag that changes nothing at all."""
+    return curve.copy(data=np.log(np.maximum(curve.values, np.finfo(np.float64).tiny)))
 
 
 def knock_out_table(tree: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:

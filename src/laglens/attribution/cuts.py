@@ -18,7 +18,7 @@ from laglens.models.tokens import Stack, TokenMap
 
 Array = NDArray[np.float64]
 HALF_WIDTH = 0.75  # tokens on either side of a lag that are cut with it
-SHIFTS = (0.25, 0.5, 0.75)  # of a period, by which the control combs miss its multiples
+SHIFTS = (-0.5, -0.25, 0.25)  # of a period, by which the control combs miss its multiples
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class Cut:
 
 
 def comb(periods: Sequence[float], longest: float, shift: float = 0.0) -> tuple[Array, ...]:
-    """Lags ``(k + shift) P`` up to `longest` for the period of each sample; k from 1, or from 0 where shifted."""
-    first = 0 if shift else 1
-    return tuple(np.float64(period) * (np.arange(first, int(longest / period) + 1) + shift) for period in periods)
+    """Lags ``(k + shift) P`` for the period of each sample, k from 1 as long as kP is at most `longest`."""
+    return tuple(np.float64(period) * (np.arange(1, int(longest / period) + 1) + shift) for period in periods)
 
 
 def matched_cuts(periods: Sequence[float], longest: float, step: float, rng: Generator) -> list[Cut]:
     """The comb and the band at the period of each sample, and what they are compared with.
 
-    ``comb``: all kP; its controls ``comb + 0.25 P`` and so on have as many teeth halfway between. ``band``: P alone;
-    its controls are bands at 1.25 P, 1.5 P and at a random lag more than 1.5 tokens from any kP.
+    ``comb``: all kP; its controls ``comb - 0.5 P``, ``comb - 0.25 P`` and ``comb + 0.25 P`` have the same number of
+    teeth between them. ``band``: P alone; its controls are bands at 1.25 P, 1.5 P and at a random lag more than 1.5
+    tokens from any kP.
 
     Parameters
     ----------
@@ -64,7 +64,9 @@ def matched_cuts(periods: Sequence[float], longest: float, step: float, rng: Gen
         Draws the random lags.
     """
     cuts = [Cut("comb", comb(periods, longest))]
-    cuts += [Cut(f"comb + {shift:g} P", comb(periods, longest, shift)) for shift in SHIFTS]
+    cuts += [
+        Cut(f"comb {'+' if shift > 0 else '-'} {abs(shift):g} P", comb(periods, longest, shift)) for shift in SHIFTS
+    ]
     cuts.append(Cut("band", tuple(np.array([period]) for period in periods)))
     cuts += [Cut(f"band at {x:g} P", tuple(np.array([x * period]) for period in periods)) for x in (1.25, 1.5)]
     cuts.append(Cut("band at a random lag", tuple(_random_lag(period, longest, step, rng) for period in periods)))

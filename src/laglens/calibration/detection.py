@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from laglens.attention.cube import attention_tree
 from laglens.lags.alike import stack_dataset
@@ -69,7 +68,8 @@ def detect(
     series: Array,
     periods: Array | None = None,
     *,
-    heads: NDArray[np.bool_] | None = None,
+    heads: Mapping[str, NDArray[np.bool_]] | None = None,
+    white: Array | None = None,
     controls: int = 99,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -87,65 +87,73 @@ def detect(
     periods
         True periods of each series, where there are any, ``(series, period)``.
     heads
-        Heads to look at, over all stacks that read the history for the forecast, ``(head,)``. Default: all.
+        Sets of heads to look at by name, over all stacks that read the history for the forecast, ``(head,)`` each.
+        Default: all. In an empty set nothing is ever detected: p is 1.
+    white
+        Profiles on white noise, ``(series, head, lag)``: what position alone makes, against which the lag and the
+        period of a head are read once it was found. Default: the AR(1) controls of each series.
     controls
         Noise series for each; the smallest p is 1 / (controls + 1).
 
     Returns
     -------
     pd.DataFrame
-        One row per series: ``p`` family-wise, ``detected`` period of the largest comb, ``lag`` of the largest z of
-        that head, and with `periods` whether these lie within a token of a true P or of a kP: ``lag_at_period``,
-        ``lag_at_multiple``, ``period_at_multiple``; ``chance``, how often the lags of all series lie at its kP.
+        One row per series and set of heads: ``p`` family-wise, ``head`` with the largest comb, ``detected`` period and
+        ``lag`` of the largest z of that head; with `periods` whether these lie within a token of a true P or of a kP:
+        ``lag_at_period``, ``lag_at_multiple``, ``period_at_multiple``, and how often the lags of the other series of
+        the set do: ``chance_at_period``, ``chance_at_multiple``.
     """
     rows = []
     for i, values in enumerate(track(series, f"testing {label}", total=len(series))):
         signal = xr.Dataset({"value": (("sample", "time"), values[None])}, attrs={"name": f"{label} {i}"})
         noise = make_control(signal, controls, seed)["value"].values[:, 0]
         profiles, lag, step = log_profiles(model, np.concatenate([values[None], noise]), device=device)
-        looked_at = profiles if heads is None else profiles[:, heads]
-        rows.append(_tested(looked_at, lag, step) | {"series": i})
+        for name, mask in (heads or {"all": np.ones(profiles.shape[1], bool)}).items():
+            null = None if white is None else white[:, mask]
+            rows.append({"series": i, "heads": name} | _tested(profiles[:, mask], null, lag, step))
     table = pd.DataFrame(rows)
-    return table if periods is None else table.assign(**_placed(table, np.asarray(periods, float), step))
+    if periods is None:
+        return table
+    placed = [_placed(group, np.asarray(periods, float), step) for _, group in table.groupby("heads", sort=False)]
+    return pd.concat(placed).sort_index()
 
 
-def _tested(profiles: Array, lag: Array, step: float) -> dict[str, float]:
+def _tested(profiles: Array, white: Array | None, lag: Array, step: float) -> dict[str, float]:
+    if not profiles.shape[1]:
+        return {"p": 1.0, "detected": np.nan, "lag": np.nan, "head": np.nan}
     candidates, combs = candidate_combs(lag, step)
     contrast = profiles @ combs.T  # (series, head, candidate)
     _, p = pooled_max_test(contrast[0].ravel(), contrast[1:].reshape(len(contrast) - 1, -1))
     # The pooled z cannot exceed the root of the number of controls, so it does not tell strong from stronger.
-    head, best = np.unravel_index(int(np.argmax(_excess(contrast))), contrast.shape[1:])
-    strongest = int(np.argmax(_excess(profiles)[head]))
-    return {"p": float(p.min()), "detected": float(candidates[best]), "lag": float(lag[strongest]), "head": float(head)}
+    head = int(np.argmax(excess(contrast[0], contrast[1:]).max(-1)))
+    z = excess(profiles[0], profiles[1:] if white is None else white)[head]
+    found = {"detected": candidates[np.argmax(z @ combs.T)], "lag": lag[np.argmax(z)], "head": head}
+    return {"p": float(p.min())} | {name: float(value) for name, value in found.items()}
 
 
-def _excess(values: Array) -> Array:
-    """The first of (series, head, ...) in standard deviations of the others, at least the head's typical one."""
-    null = values[1:]
+def excess(values: Array, null: Array) -> Array:
+    """Standard deviations of a null from its mean, at least the head's typical one: (..., head, x), (n, head, x)."""
     spread = null.std(0, ddof=1)
-    return (values[0] - null.mean(0)) / np.maximum(spread, np.median(spread, -1, keepdims=True) + 1e-9)
+    return (values - null.mean(0)) / np.maximum(spread, np.median(spread, -1, keepdims=True) + 1e-9)
 
 
-def _placed(table: pd.DataFrame, periods: Array, step: float) -> dict[str, NDArray]:
+def _placed(table: pd.DataFrame, periods: Array, step: float) -> pd.DataFrame:
     lags, detected = table["lag"].to_numpy(), table["detected"].to_numpy()
-    anywhere = _at_multiple(lags[None, :], periods[:, None], step)  # (series, lag of a series)
-    return {
-        "period": periods[:, 0],
-        "lag_at_period": (np.abs(lags[:, None] - periods) <= step).any(-1),
-        "lag_at_multiple": _at_multiple(lags, periods, step),
-        "period_at_multiple": _at_multiple(detected, periods, step),
-        "chance": anywhere.mean(1),
-    }
+    at_period = np.abs(lags[None, :, None] - periods[:, None]).min(-1) <= step  # (series, lag of a series)
+    at_multiple = near_multiple(lags[None, :], periods[:, None], step)
+    others = ~np.eye(len(lags), dtype=bool)
+    return table.assign(
+        period=periods[:, 0],
+        second_period=periods[:, 1] if periods.shape[1] > 1 else np.nan,
+        lag_at_period=at_period.diagonal(),
+        lag_at_multiple=at_multiple.diagonal(),
+        period_at_multiple=near_multiple(detected, periods, step),
+        chance_at_period=at_period.mean(1, where=others),
+        chance_at_multiple=at_multiple.mean(1, where=others),
+    )
 
 
-def _at_multiple(values: Array, periods: Array, step: float) -> NDArray[np.bool_]:
+def near_multiple(values: Array, periods: Array, step: float) -> NDArray[np.bool_]:
     """Whether a value lies within a token of a multiple of any of the periods: (...), (..., period) -> (...)."""
     multiple = np.maximum(1, np.round(values[..., None] / periods))
     return np.any(np.abs(values[..., None] - multiple * periods) <= step, axis=-1)
-
-
-def rate(hits: Sequence[bool] | NDArray[np.bool_], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Share of hits with its Clopper-Pearson interval."""
-    hits = np.asarray(hits, bool)
-    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence)
-    return float(hits.mean()), float(interval.low), float(interval.high)

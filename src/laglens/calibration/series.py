@@ -9,10 +9,16 @@ from numpy.typing import NDArray
 from laglens.errors import LaglensError
 from laglens.models.mixture import EVALUATION_KINDS, evaluation_set, log_uniform
 from laglens.signals.controls import ar1_noise
+from laglens.signals.streams import stream
 
 Array = NDArray[np.float64]
 NOISES = ("white", "shuffled", "ar1_0.6", "ar1_0.9", "ar1_0.97", "random_walk")
 WAVES = EVALUATION_KINDS
+
+
+def drawn(seed: int, kind: str, purpose: str) -> Generator:
+    """Random numbers of one kind of series for one purpose: no two of these share a series."""
+    return np.random.default_rng(stream(seed, kind, purpose))
 
 
 def noise_series(kind: str, n: int, length: int, rng: Generator) -> Array:

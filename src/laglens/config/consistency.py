@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from laglens.config.messages import nearest
-from laglens.config.models import SHIPPED, SignalModel
+from laglens.config.models import PER_SIGNAL, SHIPPED, SignalModel
 from laglens.config.signals import OwnTable
 from laglens.config.study import Study
 from laglens.errors import LaglensError
@@ -35,6 +35,7 @@ def problems(study: Study) -> Iterator[str]:
         yield from _foreign_comparisons(study)
         yield from _short_signals(study)
         yield from _short_horizons(study)
+        yield from _without_calibration(study)
 
 
 def _unknown_names(study: Study) -> Iterator[str]:
@@ -47,6 +48,7 @@ def _unknown_names(study: Study) -> Iterator[str]:
     for title, comparison in study.comparisons.items():
         uses.append((f"comparisons.{title}.model", "models", comparison.model))
         uses += [(f"comparisons.{title}.signals[{j}]", "signals", name) for j, name in enumerate(comparison.signals)]
+    uses += [(f"calibration.models[{i}]", "models", name) for i, name in enumerate(study.calibration.models)]
     for key, kind, name in uses:
         known = getattr(study, kind)
         if name not in known:
@@ -90,6 +92,20 @@ def _short_horizons(study: Study) -> Iterator[str]:
         horizon, step = study.models[name].horizon, study.attribution.step or 1
         if horizon and step > horizon:
             yield f"attribution.step: {step} is beyond the horizon of {name}, which forecasts {horizon} samples"
+
+
+def _without_calibration(study: Study) -> Iterator[str]:
+    for i, name in enumerate(study.calibration.models):
+        model = study.models[name]
+        why = ""
+        if model.architecture in PER_SIGNAL:
+            why = "is trained on each signal anew"
+        elif model.architecture == "recording":
+            why = "is a recording, and cannot be shown other series"
+        elif model.horizon == 0:
+            why = "does not forecast"
+        if why:
+            yield f"calibration.models[{i}]: '{name}' {why}; take a model that is trained once and forecasts"
 
 
 def _altered_shipped_models(study: Study) -> Iterator[str]:

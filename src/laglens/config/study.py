@@ -12,6 +12,8 @@ from laglens.config.signals import Signal
 
 HeadLabel = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]* L\d\d H\d\d$")]
 RowStatistic = Literal["entropy", "effective_keys", "top_key"]
+NoiseKind = Literal["white", "shuffled", "ar1_0.6", "ar1_0.9", "ar1_0.97", "random_walk"]
+WaveKind = Literal["sine", "harmonic", "two_periods"]
 QueryPart = Literal["horizon->history", "history->history", "horizon->horizon", "history->horizon", "readout->history"]
 
 
@@ -115,6 +117,24 @@ class Attribution(Section):
     half_width: PositiveFloat = Field(0.75, description="tokens on either side of a lag that a knock-out cuts with it")
 
 
+class Calibration(Section):
+    """How often the tests of a model are wrong and right: ``snakemake calibration``."""
+
+    models: list[str] = Field([], description="names of models that forecast and are trained once")
+    noises: list[NoiseKind] = Field(
+        ["white", "shuffled", "ar1_0.6", "ar1_0.9", "ar1_0.97", "random_walk"],
+        min_length=1,
+        description="kinds of series without a period, on which every detection is a false alarm",
+    )
+    waves: list[WaveKind] = Field(
+        ["sine", "harmonic", "two_periods"], min_length=1, description="kinds of series of known period"
+    )
+    series: int = Field(100, ge=10, description="series of each kind, tested one by one")
+    untrained: int = Field(25, ge=10, description="series of each kind that random weights are tested on")
+    controls: int = Field(39, ge=19, description="AR(1) noise series for each of them; the smallest p is 1 / (n + 1)")
+    seed: int = Field(77, ge=0, description="of the series, apart from the seeds of trainings and probes")
+
+
 class Figures(Section):
     """How figures are drawn; a change here reruns figure jobs only."""
 
@@ -162,6 +182,7 @@ class Study(Section):
     flow: Flow = Field(Flow(), description="rollout and maximum flow")
     attribution: Attribution = Field(Attribution(), description="attribution of the forecast")
     figures: Figures = Field(Figures(), description="figures")
+    calibration: Calibration = Field(Calibration(), description="error rates of the tests, as a target of its own")
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
