@@ -193,6 +193,8 @@ def targets():
             stages += ["attribution"]
             yield f"results/lags/{model}/{signal}.verdicts.csv"
             yield f"results/attribution/{model}/{signal}.knock_out.csv"
+            for name in ("verdicts", "knock_out"):
+                yield from figure(f"{model}/{signal}/{name}")
         for stage in stages:
             yield f"results/{stage}/{model}/{signal}.csv"
         yield f"results/heads/{model}/{signal}.classes.csv"
@@ -201,6 +203,7 @@ def targets():
     forecasting = (fit_of(*pair) for pair in STUDY.pairs if pair[0] in FORECASTING)
     for fit in dict.fromkeys(forecasting):
         yield f"results/lags/{fit}.tracking.csv"
+        yield from figure(f"{fit}/tracking")
     trained = (pair for pair in STUDY.pairs if pair[0] not in LOADED | RECORDED)
     fits = (fit_of(*pair) for pair in trained)
     for fit in dict.fromkeys(fits):

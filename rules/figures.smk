@@ -26,6 +26,62 @@ rule draw_run:
         "../scripts/draw_run.py"
 
 
+rule draw_evidence:
+    input:
+        verdicts="results/lags/{model}/{signal}.verdicts.csv",
+        knock_out="results/attribution/{model}/{signal}.knock_out.zarr.zip",
+        knock_out_table="results/attribution/{model}/{signal}.knock_out.csv",
+    output:
+        verdicts=figure("{model}/{signal}/verdicts"),
+        knock_out=figure("{model}/{signal}/knock_out"),
+    log:
+        "logs/draw_evidence/{model}/{signal}.log",
+    benchmark:
+        "logs/draw_evidence/{model}/{signal}.tsv"
+    priority: 100
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec(confidence="lags.confidence", dpi="figures.dpi"),
+        code=code("draw_evidence"),
+    message:
+        "Drawing the verdicts and knock-outs of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/draw_evidence.py"
+
+
+rule draw_tracking:
+    input:
+        tracking="results/lags/{fit}.tracking.zarr.zip",
+        swap="results/lags/{fit}.swap.zarr.zip",
+    output:
+        figure=figure("{fit}/tracking"),
+    log:
+        "logs/draw_tracking/{fit}.log",
+    benchmark:
+        "logs/draw_tracking/{fit}.tsv"
+    wildcard_constraints:
+        fit=f"{NAME}(/{NAME})?",
+    priority: 100
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec(confidence="lags.confidence", dpi="figures.dpi"),
+        code=code("draw_tracking"),
+    message:
+        "Drawing which heads of {wildcards.fit} follow periods"
+    script:
+        "../scripts/draw_tracking.py"
+
+
 rule draw_comparison:
     input:
         comparison="results/comparisons/{comparison}.zarr.zip",

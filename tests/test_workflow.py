@@ -12,21 +12,24 @@ from workflow_copy import REPOSITORY, WorkflowCopy
 
 # Jobs of the whole tiny study, by rule: model `once` on two signals, model `each` on one.
 DRAWN = {"draw_run": 3, "draw_comparison": 1}
+DRAWN_ELSE = {"draw_evidence": 3, "draw_tracking": 2, "draw_training": 2}
 FROM_LAGS = {"measure_lags": 3, "compare_signals": 1} | DRAWN
 CLASSED = {"classify_heads": 3}
-JUDGED = {"test_lags": 3} | CLASSED
-BESIDE_LAGS = {"measure_heads": 3} | CLASSED | {"roll_out": 3, "attribute_forecast": 3, "knock_out": 3}
+SHOWN = {"draw_evidence": 3}
+JUDGED = {"test_lags": 3} | CLASSED | SHOWN
+BESIDE_LAGS = {"measure_heads": 3, "roll_out": 3, "attribute_forecast": 3, "knock_out": 3} | CLASSED | SHOWN
 FROM_TIME = {"reduce_to_time": 3} | BESIDE_LAGS | FROM_LAGS | JUDGED
 FROM_ATTENTION = {"capture_attention": 3} | FROM_TIME
 FROM_CONTROLS = {"capture_controls": 3} | FROM_LAGS | JUDGED
 FROM_UNTRAINED = {"capture_untrained": 3} | JUDGED
-FROM_PROBES = {"capture_probes": 2, "follow_periods": 2} | JUDGED
+FOLLOWED = {"follow_periods": 2, "draw_tracking": 2} | JUDGED
+FROM_PROBES = {"capture_probes": 2} | FOLLOWED
 FROM_WINDOWS = FROM_CONTROLS | FROM_ATTENTION | FROM_UNTRAINED
 FROM_CAPTURE = FROM_WINDOWS | FROM_PROBES
 TRAINED = {"train_model": 1, "train_forecaster": 1, "draw_training": 2}
 FROM_MODELS = TRAINED | FROM_CAPTURE
 # The model that is trained on each signal, and what is asked of it alone.
-FITTED = {"train_forecaster": 1, "draw_training": 1, "capture_probes": 1, "follow_periods": 1}
+FITTED = dict.fromkeys(("train_forecaster", "draw_training", "capture_probes", "follow_periods", "draw_tracking"), 1)
 FROM_SIGNALS = {"make_signal": 2, "make_control": 2} | FITTED | FROM_WINDOWS
 FROM_SEED = FROM_SIGNALS | FROM_PROBES
 EVERYTHING = FROM_SIGNALS | FROM_MODELS
@@ -42,7 +45,7 @@ FROM_WAVE = SIGNAL | dict.fromkeys(PER_RUN, 2) | FITTED
 FROM_ONCE = {"train_model": 1, "draw_training": 1, "compare_signals": 1, "draw_comparison": 1} | dict.fromkeys(
     PER_RUN, 2
 )
-FROM_ONCE |= {"capture_probes": 1, "follow_periods": 1, "test_lags": 2}
+FROM_ONCE |= {"capture_probes": 1, "follow_periods": 1, "draw_tracking": 1}
 FROM_EACH = FITTED | dict.fromkeys(PER_RUN, 1)
 
 Change = Callable[[WorkflowCopy], None]
@@ -144,8 +147,8 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "a signal and a comparison removed": (less_to_do, NOTHING),
     "an intermediate cube deleted": (remove("results/time/once/wave.zarr.zip"), NOTHING),
     "figure gamma": (configure(figures__gamma=0.7), DRAWN),
-    "figure dpi": (configure(figures__dpi=61), DRAWN | {"draw_training": 2}),
-    "figure format added": (configure(figures__formats=["png", "svg"]), DRAWN | {"draw_training": 2}),
+    "figure dpi": (configure(figures__dpi=61), DRAWN | DRAWN_ELSE),
+    "figure format added": (configure(figures__formats=["png", "svg"]), DRAWN | DRAWN_ELSE),
     "one figure deleted": (remove("results/figures/once/table/mosaic.png"), {"draw_run": 1}),
     "max lag": (configure(lags__max_lag=16), FROM_LAGS),
     "number of controls": (configure(lags__controls=20), {"make_control": 2} | FROM_CONTROLS),
@@ -154,8 +157,8 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "maximum flow": (configure(flow__maximum="none"), {"roll_out": 3}),
     "draws of random weights": (configure(lags__untrained=4), FROM_UNTRAINED),
     "waves of the period swap": (configure(lags__swap_inputs=4), FROM_PROBES),
-    "permutations": (configure(lags__permutations=99), {"follow_periods": 2} | JUDGED),
-    "width of a knock-out": (configure(attribution__half_width=0.5), {"knock_out": 3}),
+    "permutations": (configure(lags__permutations=99), FOLLOWED),
+    "width of a knock-out": (configure(attribution__half_width=0.5), {"knock_out": 3, "draw_evidence": 3}),
     "explained forecast sample": (configure(attribution__step=2), {"attribute_forecast": 3}),
     "normalisation": (configure(time__normalisation="mean"), FROM_CONTROLS | FROM_TIME | FROM_UNTRAINED | FROM_PROBES),
     "dtype of the cubes": (configure(attention__dtype="float32"), FROM_ATTENTION),
@@ -182,18 +185,18 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     ),
     "library: lags, with an old date": (
         append_with_old_date("src/laglens/lags/profiles.py"),
-        FROM_LAGS | JUDGED | {"follow_periods": 2, "roll_out": 3},
+        FROM_LAGS | FOLLOWED | {"roll_out": 3},
     ),
     "library: comparison of lags": (
         append("src/laglens/lags/comparison.py"),
         {"compare_signals": 1, "draw_comparison": 1},
     ),
     "library: mosaic": (append("src/laglens/figures/mosaic.py"), {"draw_run": 3}),
-    "library: figure style": (append("src/laglens/figures/style.py"), DRAWN | {"draw_training": 2}),
+    "library: figure style": (append("src/laglens/figures/style.py"), DRAWN | DRAWN_ELSE),
     "library: occlusion": (append("src/laglens/attribution/methods.py"), {"attribute_forecast": 3}),
     "package init of the lags": (
         append("src/laglens/lags/__init__.py"),
-        BESIDE_LAGS | FROM_LAGS | JUDGED | {"follow_periods": 2},
+        BESIDE_LAGS | FROM_LAGS | FOLLOWED,
     ),
     "library: store": (append("src/laglens/store/files.py"), EVERYTHING),
 }
@@ -222,7 +225,7 @@ def test_figures_are_drawn_again_without_torch_and_the_run_says_where_to_look(
     workflow.configure({"figures.gamma": 0.7, "figures.dpi": 61})
     run = workflow.snakemake(python_path=tmp_path / "poison")
     assert run.returncode == 0, run.stdout
-    assert "12 of the 12 figure files of the study are in results/figures." in run.stdout
+    assert "20 of the 20 figure files of the study are in results/figures." in run.stdout
     assert "begin with   results/figures/once/wave/head_sheet.png" in run.stdout
     after = workflow.results()
     changed = {name for name in after if after[name] != before[name]}

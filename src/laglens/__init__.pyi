@@ -15,12 +15,16 @@ from .attribution.lags import attribution_lags as attribution_lags
 from .attribution.table import attribution_table as attribution_table
 from .errors import LaglensError as LaglensError
 from .figures.comparison import draw_comparison as draw_comparison
+from .figures.evidence import draw_evidence as draw_evidence
 from .figures.head_sheet import draw_head_sheet as draw_head_sheet
+from .figures.knock_out import draw_knock_out as draw_knock_out
 from .figures.lag_strip import draw_lag_strip as draw_lag_strip
 from .figures.mosaic import draw_mosaic as draw_mosaic
 from .figures.run import draw_run as draw_run
 from .figures.style import render as render
+from .figures.tracking import draw_tracking as draw_tracking
 from .figures.training import draw_training as draw_training
+from .figures.verdicts import draw_verdicts as draw_verdicts
 from .flow.lags import flow_lags as flow_lags
 from .flow.lags import flow_table as flow_table
 from .flow.lags import rollout_lags as rollout_lags

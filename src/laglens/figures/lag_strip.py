@@ -16,7 +16,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from laglens.figures import truth
 from laglens.figures.lag_panel import style_lag_axes
-from laglens.figures.reading import Head, all_heads, edges, excess, headline_part, null_sentence, stacks, with_part
+from laglens.figures.reading import all_heads, edges, excess, headline_part, null_sentence, stacks, with_part
+from laglens.figures.rows import label_rows, names_width, row_height
 from laglens.figures.settings import FigureSettings
 from laglens.figures.style import (
     MUTED,
@@ -28,13 +29,12 @@ from laglens.figures.style import (
     look,
     new_figure,
     place,
-    text_width,
     write,
     write_title,
 )
 from laglens.figures.times import TimeUnit, number
 
-THICKEST, THINNEST, TALLEST = 0.17, 0.02, 5.5  # inches of one row, and of all rows
+TALLEST = 5.5  # inches of all rows
 DOUBLINGS = (1.0, 3.0)  # the colour scale reaches at least 2 x and at most 8 x the limit
 LIT = 0.25  # where in the colour map lit cells begin, so that a narrow pass is seen too
 
@@ -71,16 +71,16 @@ def draw_lag_strip(
     unit, known = TimeUnit.of(signal), truth.rhythms(attrs.get("periods", ()), [signal.get("truth", {})], part)
     note = _note(attrs, part, known, unit)
     with look():
-        row = float(np.clip(TALLEST / len(heads), THINNEST, THICKEST))
+        row = row_height(len(heads), TALLEST)
         top = 0.66 + truth.TIER * min(len(known), truth.ROWS) + 0.06
         figure = new_figure(top + row * len(heads) + 0.56 + caption_height(note, WIDTH - 0.4))
-        left = 0.2 + max(text_width(head.label, SMALL) for head in heads) + 0.1
+        left = 0.2 + names_width(heads) + 0.1
         axes = place(figure, left, top, WIDTH - left - 0.2, row * len(heads), label="lag strip")
         mappable = _draw(axes, image)
         style_lag_axes(axes, image["lag"].values, unit, known)
         axes.set_xlim(*edges(image["lag"].values)[[0, -1]])
         truth.mark_rhythms(axes, known, colour="white")
-        _label_rows(axes, heads, row)
+        label_rows(axes, heads, row)
         write_title(figure, title, subtitle, 4.9)
         _draw_bar(figure, mappable, scale_top(image))
         caption(figure, 0.2, top + row * len(heads) + 0.56, note, WIDTH - 0.4)
@@ -118,25 +118,6 @@ def _draw(axes: Axes, image: xr.DataArray) -> ScalarMappable:
 def _lit_colours() -> ListedColormap:
     colours = matplotlib.colormaps[SEQUENTIAL](np.linspace(LIT, 1, 256))
     return ListedColormap(colours, name="lit", under="black")
-
-
-def _label_rows(axes: Axes, heads: Sequence[Head], row: float) -> None:
-    """Every head where there is room, else every layer, with a white line between layers."""
-    layers = [(head.node, head.layer) for head in heads]
-    first = [i for i, layer in enumerate(layers) if i == 0 or layer != layers[i - 1]]
-    for start in first[1:]:
-        axes.axhline(start - 0.5, color="white", linewidth=0.8 if row > 0.06 else 0.4)
-    if row >= 0.11:
-        at, names = [float(i) for i in range(len(heads))], [head.label for head in heads]
-    else:
-        ends = [*first[1:], len(heads)]
-        every = max(1, int(np.ceil(0.12 / (row * np.mean(np.diff([*first, len(heads)]))))))
-        pairs = list(zip(first, ends, strict=True))[::every]
-        at, names = [(a + b - 1) / 2 for a, b in pairs], [heads[a].label.rsplit(" ", 1)[0] for a, _ in pairs]
-    axes.yaxis.set_major_locator(FixedLocator(at))
-    axes.set_yticklabels(names, fontsize=SMALL)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[:].set_visible(False)
 
 
 def _draw_bar(figure: Figure, mappable: ScalarMappable, top: float) -> None:

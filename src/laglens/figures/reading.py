@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -53,8 +53,8 @@ def stacks(tree: xr.DataTree, variable: str, what: str) -> dict[str, xr.Dataset]
     return nodes
 
 
-def require(dataset: xr.Dataset | xr.DataTree, names: Iterable[str], what: str) -> None:
-    """Raise a `LaglensError` naming the first of `names` that `dataset` lacks."""
+def require(dataset: Container[Any], names: Iterable[str], what: str) -> None:
+    """Raise a `LaglensError` naming the first of `names` that a dataset, tree or table lacks."""
     for name in names:
         if name not in dataset:
             raise LaglensError(f"the {what} has no {name!r}; compute that stage again before drawing")

@@ -187,3 +187,13 @@ def limits(values: np.ndarray, percentiles: tuple[float, float]) -> tuple[float,
         raise LaglensError("a map to draw holds no finite value")
     low, high = (float(x) for x in np.percentile(finite, percentiles))
     return (low, high) if high > low else (low, low + max(abs(low), 1e-12))
+
+
+def explain(title: str, subtitle: str, reason: str) -> Figure:
+    """Figure of words alone: why there is nothing to draw."""
+    room = WIDTH - 0.4
+    figure = new_figure(0.72 + LINE * len(wrap(reason, room, LABEL)) * LABEL / SMALL + 0.1)
+    write_title(figure, title, subtitle)
+    for index, line in enumerate(wrap(reason, room, LABEL)):
+        write(figure, 0.2, 0.8 + index * LINE * LABEL / SMALL, line, color=INK)
+    return figure

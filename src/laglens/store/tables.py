@@ -16,13 +16,18 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
     write_bytes(table.to_csv(index=False, float_format="%.6g").encode(), path)
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path, *, empty: bool = False) -> pd.DataFrame:
     """Read a CSV or Parquet file.
+
+    Parameters
+    ----------
+    empty
+        Whether a table without rows is as good as any: one of ours may have found nothing.
 
     Raises
     ------
     LaglensError
-        The file is missing, of another kind, or cannot be parsed.
+        The file is missing, of another kind, cannot be parsed, or has no rows.
     """
     path = Path(path)
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
@@ -34,6 +39,6 @@ def read_table(path: str | Path) -> pd.DataFrame:
         table = readers[path.suffix.lower()](path)
     except (ValueError, UnicodeDecodeError, OSError) as error:
         raise LaglensError(f"{path}: cannot be read as {path.suffix[1:]}: {one_line(error)}") from error
-    if not len(table):
+    if not len(table) and not empty:
         raise LaglensError(f"{path}: the table has no rows")
     return table

@@ -1,0 +1,22 @@
+"""Draw what one model's attention on one signal amounts to: the verdicts, and what the forecast loses without it."""
+
+from pathlib import Path
+
+from laglens.figures.evidence import draw_evidence
+from laglens.figures.style import render
+from laglens.job import job
+from laglens.store import read_table, read_tree, write_bytes
+
+with job() as snakemake:
+    spec, names = snakemake.params.spec, snakemake.wildcards
+    figures = draw_evidence(
+        read_table(snakemake.input.verdicts),
+        read_tree(snakemake.input.knock_out),
+        read_table(snakemake.input.knock_out_table, empty=True),
+        confidence=spec["confidence"],
+        title=names.signal,
+        subtitle=names.model,
+    )
+    for name, figure in figures.items():
+        for path in snakemake.output[name]:
+            write_bytes(render(figure, Path(path).suffix[1:], spec["dpi"]), path)
