@@ -18,7 +18,7 @@ from laglens.config.study import Study
 from laglens.figures.comparison import draw_comparison
 from laglens.figures.run import draw_run
 from laglens.figures.style import render
-from laglens.store import read_tree
+from laglens.store import read_dataset, read_tree
 
 
 def save(figure: Figure, path: Path, settings: Mapping[str, Any]) -> None:
@@ -34,7 +34,8 @@ def draw(study: Study, target: Path) -> None:
     for model, signal in study.pairs:
         settings = config["figures"] | {"heads": config["models"][model]["drawn_heads"]}
         time, lags = (read_tree(f"results/{stage}/{model}/{signal}.zarr.zip") for stage in ("time", "lags"))
-        for name, figure in draw_run(time, lags, settings, title=signal, subtitle=model).items():
+        flow = read_dataset(f"results/flow/{model}/{signal}.zarr.zip")
+        for name, figure in draw_run(time, lags, settings, flow=flow, title=signal, subtitle=model).items():
             save(figure, target / model / signal / name, settings)
     for name, comparison in config["comparisons"].items():
         model, settings = comparison["model"], config["figures"] | {"heads": comparison["drawn_heads"]}

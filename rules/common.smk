@@ -166,6 +166,16 @@ def compared(place, suffix=".zarr.zip"):
     return path
 
 
+def signals_of(path):
+    """Input: a result of a model on each of its signals, sorted: their order in the config is no reason to run."""
+
+    def paths(wildcards):
+        signals = sorted(s for model, s in STUDY.pairs if model == wildcards.model)
+        return [path.format(model=wildcards.model, signal=signal) for signal in signals]
+
+    return paths
+
+
 def figure(path):
     """Output: one figure in every format of the study."""
     return [f"results/figures/{path}.{suffix}" for suffix in FORMATS]
@@ -193,13 +203,15 @@ def targets():
             stages += ["attribution"]
             yield f"results/lags/{model}/{signal}.verdicts.csv"
             yield f"results/attribution/{model}/{signal}.knock_out.csv"
-            for name in ("verdicts", "knock_out"):
+            for name in ("verdicts", "knock_out", "agreement", "forecasts"):
                 yield from figure(f"{model}/{signal}/{name}")
         for stage in stages:
             yield f"results/{stage}/{model}/{signal}.csv"
         yield f"results/heads/{model}/{signal}.classes.csv"
-        for name in ("head_sheet", "mosaic", "lag_strip"):
+        for name in ("head_sheet", "mosaic", "lag_strip", "flow"):
             yield from figure(f"{model}/{signal}/{name}")
+    for model in dict.fromkeys(model for model, _ in STUDY.pairs):
+        yield from figure(f"{model}/layers")
     forecasting = (fit_of(*pair) for pair in STUDY.pairs if pair[0] in FORECASTING)
     for fit in dict.fromkeys(forecasting):
         yield f"results/lags/{fit}.tracking.csv"

@@ -2,10 +2,12 @@ rule draw_run:
     input:
         time="results/time/{model}/{signal}.zarr.zip",
         lags="results/lags/{model}/{signal}.zarr.zip",
+        flow="results/flow/{model}/{signal}.zarr.zip",
     output:
         head_sheet=figure("{model}/{signal}/head_sheet"),
         mosaic=figure("{model}/{signal}/mosaic"),
         lag_strip=figure("{model}/{signal}/lag_strip"),
+        flow=figure("{model}/{signal}/flow"),
     log:
         "logs/draw_run/{model}/{signal}.log",
     benchmark:
@@ -31,9 +33,13 @@ rule draw_evidence:
         verdicts="results/lags/{model}/{signal}.verdicts.csv",
         knock_out="results/attribution/{model}/{signal}.knock_out.zarr.zip",
         knock_out_table="results/attribution/{model}/{signal}.knock_out.csv",
+        attribution="results/attribution/{model}/{signal}.zarr.zip",
+        time="results/time/{model}/{signal}.zarr.zip",
     output:
         verdicts=figure("{model}/{signal}/verdicts"),
         knock_out=figure("{model}/{signal}/knock_out"),
+        agreement=figure("{model}/{signal}/agreement"),
+        forecasts=figure("{model}/{signal}/forecasts"),
     log:
         "logs/draw_evidence/{model}/{signal}.log",
     benchmark:
@@ -49,9 +55,34 @@ rule draw_evidence:
         spec=spec(confidence="lags.confidence", dpi="figures.dpi"),
         code=code("draw_evidence"),
     message:
-        "Drawing the verdicts and knock-outs of {wildcards.model} on {wildcards.signal}"
+        "Drawing what the attention of {wildcards.model} on {wildcards.signal} amounts to"
     script:
         "../scripts/draw_evidence.py"
+
+
+rule draw_model:
+    input:
+        heads=signals_of("results/heads/{model}/{signal}.csv"),
+    output:
+        figure=figure("{model}/layers"),
+    log:
+        "logs/draw_model/{model}.log",
+    benchmark:
+        "logs/draw_model/{model}.tsv"
+    priority: 100
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec(dpi="figures.dpi"),
+        code=code("draw_model"),
+    message:
+        "Drawing the layers of {wildcards.model}"
+    script:
+        "../scripts/draw_model.py"
 
 
 rule draw_tracking:

@@ -8,7 +8,7 @@ rule roll_out:
         "logs/roll_out/{model}/{signal}.log",
     benchmark:
         "logs/roll_out/{model}/{signal}.tsv"
-    priority: 5
+    priority: 80
     conda:
         "../envs/laglens.yaml"
     threads: 1

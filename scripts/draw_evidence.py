@@ -1,4 +1,4 @@
-"""Draw what one model's attention on one signal amounts to: the verdicts, and what the forecast loses without it."""
+"""Draw what one model's attention on one signal amounts to: verdicts, knock-outs, attribution, forecasts."""
 
 from pathlib import Path
 
@@ -13,6 +13,8 @@ with job() as snakemake:
         read_table(snakemake.input.verdicts),
         read_tree(snakemake.input.knock_out),
         read_table(snakemake.input.knock_out_table, empty=True),
+        read_tree(snakemake.input.attribution),
+        read_tree(snakemake.input.time),
         confidence=spec["confidence"],
         title=names.signal,
         subtitle=names.model,

@@ -1,11 +1,11 @@
-"""Draw one model on one signal: all heads by lag, the maps of all heads, the strongest heads in detail."""
+"""Draw one model on one signal: all heads by lag, all maps, the strongest heads in detail, the flow."""
 
 from pathlib import Path
 
 from laglens.figures.run import draw_run
 from laglens.figures.style import render
 from laglens.job import job
-from laglens.store import read_tree, write_bytes
+from laglens.store import read_dataset, read_tree, write_bytes
 
 with job() as snakemake:
     spec, names = snakemake.params.spec, snakemake.wildcards
@@ -13,6 +13,7 @@ with job() as snakemake:
         read_tree(snakemake.input.time),
         read_tree(snakemake.input.lags),
         spec["figures"] | {"heads": spec["heads"]},
+        flow=read_dataset(snakemake.input.flow),
         title=names.signal,
         subtitle=names.model,
     )

@@ -12,12 +12,14 @@ from workflow_copy import REPOSITORY, WorkflowCopy
 
 # Jobs of the whole tiny study, by rule: model `once` on two signals, model `each` on one.
 DRAWN = {"draw_run": 3, "draw_comparison": 1}
-DRAWN_ELSE = {"draw_evidence": 3, "draw_tracking": 2, "draw_training": 2}
+DRAWN_ELSE = {"draw_evidence": 3, "draw_model": 2, "draw_tracking": 2, "draw_training": 2}
 FROM_LAGS = {"measure_lags": 3, "compare_signals": 1} | DRAWN
 CLASSED = {"classify_heads": 3}
 SHOWN = {"draw_evidence": 3}
 JUDGED = {"test_lags": 3} | CLASSED | SHOWN
-BESIDE_LAGS = {"measure_heads": 3, "roll_out": 3, "attribute_forecast": 3, "knock_out": 3} | CLASSED | SHOWN
+MEASURED = {"measure_heads": 3, "draw_model": 2} | CLASSED
+FLOWED = {"roll_out": 3, "draw_run": 3}
+BESIDE_LAGS = MEASURED | FLOWED | {"attribute_forecast": 3, "knock_out": 3} | SHOWN
 FROM_TIME = {"reduce_to_time": 3} | BESIDE_LAGS | FROM_LAGS | JUDGED
 FROM_ATTENTION = {"capture_attention": 3} | FROM_TIME
 FROM_CONTROLS = {"capture_controls": 3} | FROM_LAGS | JUDGED
@@ -45,7 +47,7 @@ FROM_WAVE = SIGNAL | dict.fromkeys(PER_RUN, 2) | FITTED
 FROM_ONCE = {"train_model": 1, "draw_training": 1, "compare_signals": 1, "draw_comparison": 1} | dict.fromkeys(
     PER_RUN, 2
 )
-FROM_ONCE |= {"capture_probes": 1, "follow_periods": 1, "draw_tracking": 1}
+FROM_ONCE |= {"draw_model": 1, "capture_probes": 1, "follow_periods": 1, "draw_tracking": 1}
 FROM_EACH = FITTED | dict.fromkeys(PER_RUN, 1)
 
 Change = Callable[[WorkflowCopy], None]
@@ -152,14 +154,14 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "one figure deleted": (remove("results/figures/once/table/mosaic.png"), {"draw_run": 1}),
     "max lag": (configure(lags__max_lag=16), FROM_LAGS),
     "number of controls": (configure(lags__controls=20), {"make_control": 2} | FROM_CONTROLS),
-    "local window of heads": (configure(heads__window=5), {"measure_heads": 3} | CLASSED),
-    "fusion of heads": (configure(flow__fusion="max"), {"roll_out": 3}),
-    "maximum flow": (configure(flow__maximum="none"), {"roll_out": 3}),
+    "local window of heads": (configure(heads__window=5), MEASURED),
+    "fusion of heads": (configure(flow__fusion="max"), FLOWED),
+    "maximum flow": (configure(flow__maximum="none"), FLOWED),
     "draws of random weights": (configure(lags__untrained=4), FROM_UNTRAINED),
     "waves of the period swap": (configure(lags__swap_inputs=4), FROM_PROBES),
     "permutations": (configure(lags__permutations=99), FOLLOWED),
     "width of a knock-out": (configure(attribution__half_width=0.5), {"knock_out": 3, "draw_evidence": 3}),
-    "explained forecast sample": (configure(attribution__step=2), {"attribute_forecast": 3}),
+    "explained forecast sample": (configure(attribution__step=2), {"attribute_forecast": 3} | SHOWN),
     "normalisation": (configure(time__normalisation="mean"), FROM_CONTROLS | FROM_TIME | FROM_UNTRAINED | FROM_PROBES),
     "dtype of the cubes": (configure(attention__dtype="float32"), FROM_ATTENTION),
     "number of windows": (configure(attention__windows=5), FROM_WINDOWS),
@@ -185,7 +187,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     ),
     "library: lags, with an old date": (
         append_with_old_date("src/laglens/lags/profiles.py"),
-        FROM_LAGS | FOLLOWED | {"roll_out": 3},
+        FROM_LAGS | FOLLOWED | FLOWED,
     ),
     "library: comparison of lags": (
         append("src/laglens/lags/comparison.py"),
@@ -193,7 +195,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     ),
     "library: mosaic": (append("src/laglens/figures/mosaic.py"), {"draw_run": 3}),
     "library: figure style": (append("src/laglens/figures/style.py"), DRAWN | DRAWN_ELSE),
-    "library: occlusion": (append("src/laglens/attribution/methods.py"), {"attribute_forecast": 3}),
+    "library: occlusion": (append("src/laglens/attribution/methods.py"), {"attribute_forecast": 3} | SHOWN),
     "package init of the lags": (
         append("src/laglens/lags/__init__.py"),
         BESIDE_LAGS | FROM_LAGS | FOLLOWED,
@@ -225,7 +227,7 @@ def test_figures_are_drawn_again_without_torch_and_the_run_says_where_to_look(
     workflow.configure({"figures.gamma": 0.7, "figures.dpi": 61})
     run = workflow.snakemake(python_path=tmp_path / "poison")
     assert run.returncode == 0, run.stdout
-    assert "20 of the 20 figure files of the study are in results/figures." in run.stdout
+    assert "31 of the 31 figure files of the study are in results/figures." in run.stdout
     assert "begin with   results/figures/once/wave/head_sheet.png" in run.stdout
     after = workflow.results()
     changed = {name for name in after if after[name] != before[name]}

@@ -14,11 +14,15 @@ from .attribution.knock_out import knock_out_heads as knock_out_heads
 from .attribution.lags import attribution_lags as attribution_lags
 from .attribution.table import attribution_table as attribution_table
 from .errors import LaglensError as LaglensError
+from .figures.agreement import draw_agreement as draw_agreement
 from .figures.comparison import draw_comparison as draw_comparison
 from .figures.evidence import draw_evidence as draw_evidence
+from .figures.flow import draw_flow as draw_flow
+from .figures.forecasts import draw_forecasts as draw_forecasts
 from .figures.head_sheet import draw_head_sheet as draw_head_sheet
 from .figures.knock_out import draw_knock_out as draw_knock_out
 from .figures.lag_strip import draw_lag_strip as draw_lag_strip
+from .figures.layers import draw_layers as draw_layers
 from .figures.mosaic import draw_mosaic as draw_mosaic
 from .figures.run import draw_run as draw_run
 from .figures.style import render as render

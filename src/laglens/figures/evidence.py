@@ -1,4 +1,4 @@
-"""All figures of what the attention of one run amounts to: its verdicts, and what the forecast loses without it."""
+"""All figures of what the attention of one run amounts to: verdicts, knock-outs, attribution, forecasts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from laglens.figures.agreement import draw_agreement
+from laglens.figures.forecasts import draw_forecasts
 from laglens.figures.knock_out import draw_knock_out
 from laglens.figures.verdicts import draw_verdicts
 
@@ -16,12 +18,14 @@ def draw_evidence(
     verdicts: pd.DataFrame,
     effects: xr.DataTree,
     effects_table: pd.DataFrame,
+    agreement: xr.DataTree,
+    time_tree: xr.DataTree,
     *,
     confidence: float = 0.95,
     title: str = "",
     subtitle: str = "",
 ) -> dict[str, Figure]:
-    """Draw the verdict table and the knock-outs of one model on one signal.
+    """Draw verdicts, knock-outs, agreement with attribution, and the worst and best forecasts of one run.
 
     Parameters
     ----------
@@ -29,6 +33,10 @@ def draw_evidence(
         From `laglens.lags.verdicts.verdict_table`.
     effects, effects_table
         From `laglens.attribution.causal.measure_knock_outs` and `knock_out_table`.
+    agreement
+        From `laglens.attribution.agreement.agree_with_attention`.
+    time_tree
+        Maps in time, with series and forecasts.
     confidence
         Of tests and intervals.
     title, subtitle
@@ -37,15 +45,17 @@ def draw_evidence(
     Returns
     -------
     dict
-        ``verdicts``, ``knock_out``; see `laglens.figures.style.render` for their bytes.
+        ``verdicts``, ``knock_out``, ``agreement``, ``forecasts``; see `laglens.figures.style.render` for their bytes.
 
     Raises
     ------
     LaglensError
         A table or tree lacks something.
     """
-    words: dict[str, Any] = {"confidence": confidence, "title": title, "subtitle": subtitle}
+    words: dict[str, Any] = {"title": title, "subtitle": subtitle}
     return {
-        "verdicts": draw_verdicts(verdicts, effects.attrs.get("signal", {}), **words),
-        "knock_out": draw_knock_out(effects, effects_table, **words),
+        "verdicts": draw_verdicts(verdicts, effects.attrs.get("signal", {}), confidence=confidence, **words),
+        "knock_out": draw_knock_out(effects, effects_table, confidence=confidence, **words),
+        "agreement": draw_agreement(agreement, **words),
+        "forecasts": draw_forecasts(time_tree, agreement, **words),
     }

@@ -8,6 +8,7 @@ from typing import Any
 import xarray as xr
 from matplotlib.figure import Figure
 
+from laglens.figures.flow import draw_flow
 from laglens.figures.head_sheet import draw_head_sheet
 from laglens.figures.lag_strip import draw_lag_strip
 from laglens.figures.mosaic import draw_mosaic
@@ -19,10 +20,11 @@ def draw_run(
     lags_tree: xr.DataTree,
     settings: Mapping[str, Any] | FigureSettings | None = None,
     *,
+    flow: xr.Dataset | None = None,
     title: str = "",
     subtitle: str = "",
 ) -> dict[str, Figure]:
-    """Draw the overview of all heads by lag, the maps of all heads, and the strongest heads in detail.
+    """Draw all heads by lag, the maps of all heads, the strongest heads in detail, and the flow through all layers.
 
     Parameters
     ----------
@@ -30,13 +32,15 @@ def draw_run(
         Maps in time and lag profiles of the run.
     settings
         The ``figures`` section of the config.
+    flow
+        From `laglens.flow.rollout.roll_out`; without it that figure is left out.
     title, subtitle
         What was drawn: signal and model.
 
     Returns
     -------
     dict
-        ``lag_strip``, ``mosaic``, ``head_sheet``; see `laglens.figures.style.render` for their bytes.
+        ``lag_strip``, ``mosaic``, ``head_sheet``, ``flow``; see `laglens.figures.style.render` for their bytes.
 
     Raises
     ------
@@ -44,8 +48,11 @@ def draw_run(
         A tree lacks something, or a head, part or window asked for does not exist.
     """
     settings = FigureSettings.parse(settings)
-    return {
+    figures = {
         "lag_strip": draw_lag_strip(lags_tree, settings, title=title, subtitle=subtitle),
         "mosaic": draw_mosaic(time_tree, lags_tree, settings, title=title, subtitle=subtitle),
         "head_sheet": draw_head_sheet(time_tree, lags_tree, settings, title=title, subtitle=subtitle),
     }
+    if flow is not None:
+        figures["flow"] = draw_flow(flow, time_tree, settings, title=title, subtitle=subtitle)
+    return figures

@@ -1,0 +1,113 @@
+"""Attention against attribution: whether heads look where the forecast comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
+
+from laglens.figures.reading import Head, all_heads, stacks
+from laglens.figures.rows import label_rows, names_width, row_height, stripe
+from laglens.figures.style import (
+    ACCENT,
+    BAND,
+    FAINT,
+    INK,
+    LABEL,
+    MUTED,
+    WIDTH,
+    caption,
+    caption_height,
+    explain,
+    look,
+    new_figure,
+    place,
+    write,
+    write_title,
+)
+from laglens.figures.times import number
+
+TOP, TALLEST = 0.92, 5.0  # inches
+
+
+def draw_agreement(agreement: xr.DataTree, *, title: str = "", subtitle: str = "") -> Figure:
+    """Rank correlation of every head's attention with each attribution, beside that of windows that do not belong.
+
+    Parameters
+    ----------
+    agreement
+        From `laglens.attribution.agreement.agree_with_attention`.
+    title, subtitle
+        What was compared: signal and model.
+
+    Raises
+    ------
+    LaglensError
+        The tree has stacks, but none with agreement.
+    """
+    if "no_agreement" in agreement.attrs or not agreement.children:
+        reason = agreement.attrs.get("no_agreement", "the model has no stack that forecasts")
+        with look():
+            return explain(title, subtitle, f"Not compared: {reason}.")
+    nodes = stacks(agreement, "spearman", "agreement tree")
+    heads = all_heads(nodes)
+    methods = [str(name) for name in next(iter(nodes.values()))["attribution_method"].values]
+    note = _note(next(iter(nodes.values())), agreement.attrs)
+    with look():
+        row = row_height(len(heads), TALLEST)
+        bottom = TOP + row * len(heads) + 0.42
+        figure = new_figure(bottom + 0.1 + caption_height(note, WIDTH - 0.4))
+        write_title(figure, title, subtitle)
+        start = 0.2 + names_width(heads) + 0.1
+        width = (WIDTH - 0.3 - start - 0.22 * (len(methods) - 1)) / len(methods)
+        for index, method in enumerate(methods):
+            left = start + index * (width + 0.22)
+            words = method.replace("_", " ")
+            write(figure, left, TOP - 0.12, words, room=width, fontsize=LABEL + 0.5, fontweight="bold")
+            axes = place(figure, left, TOP, width, row * len(heads), label=f"agreement {method}")
+            axes.set(xlim=(-1, 1), ylim=(len(heads) - 0.5, -0.5))
+            _draw_heads(axes, heads, nodes, method, row)
+            label_rows(axes, heads, row, line=BAND)
+            stripe(axes, len(heads))
+            axes.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
+            axes.tick_params(axis="y", labelleft=index == 0)
+            axes.spines["bottom"].set_visible(True)
+            axes.xaxis.set_major_locator(FixedLocator([-1, 0, 1] if width < 1.6 else [-1, -0.5, 0, 0.5, 1]))
+            axes.set_xticklabels([number(tick) for tick in axes.get_xticks()])
+            axes.set_xlabel("rank correlation")
+        caption(figure, 0.2, bottom + 0.1, note, WIDTH - 0.4)
+    return figure
+
+
+def _draw_heads(axes: Any, heads: Sequence[Head], nodes: dict[str, xr.Dataset], method: str, row: float) -> None:
+    """Mean and middle half of the windows of each head; filled where all of the middle half lies beyond the stroke."""
+    size = float(np.clip(row * 72 * 0.45, 1.2, 4))
+    for index, head in enumerate(heads):
+        found = head.of(nodes[head.node]).sel(attribution_method=method)
+        values, null = found["spearman"].values, found["mismatched"].item()
+        if not np.isfinite(values).any():
+            continue
+        low, high = np.nanpercentile(values, [25, 75])
+        beyond = low > null
+        colour = ACCENT if beyond else MUTED
+        axes.plot([low, high], [index, index], color=colour, linewidth=max(0.5, size / 3), zorder=2, gid="half")
+        axes.plot(null, index, "|", color=INK, markersize=1.7 * size, markeredgewidth=0.8, zorder=3, gid="mismatched")
+        face = colour if beyond else "white"
+        dot: dict[str, Any] = {"markersize": size, "markerfacecolor": face, "markeredgecolor": colour, "zorder": 4}
+        axes.plot(np.nanmean(values), index, "o", markeredgewidth=0.7, gid="mean", **dot)
+
+
+def _note(node: xr.Dataset, attrs: dict[Any, Any]) -> str:
+    step = "the mean of the horizon" if attrs.get("step", "mean") == "mean" else f"forecast sample {attrs['step']}"
+    part = node.attrs["part"].replace("->", " to ")
+    return (
+        f"Spearman correlation over the history tokens between a head's attention ({part}) and the absolute "
+        f"attribution of {step}: dot: mean, bar: middle half of {node.sizes['sample']} windows. Stroke: the null, the "
+        "mean correlation of attention with the attribution of other windows: what agreement there is without regard "
+        "to the input, such as both being recent. Filled: the whole bar lies above it. Neither attention nor "
+        "attribution is the truth about a model; where they agree, the head may be read."
+    )

@@ -1,0 +1,187 @@
+"""Figures of heads by layer, flow, agreement with attribution, and the worst forecasts."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from figure_runs import LONG, SMALL, axes_named, lines, pair
+from test_figures_evidence import words
+from test_figures_text import assert_readable
+from trees import time_tree
+
+from laglens.attribution.agreement import agree_with_attention
+from laglens.errors import LaglensError
+from laglens.figures.agreement import draw_agreement
+from laglens.figures.bands import by_time, forecasting_rows
+from laglens.figures.flow import draw_flow
+from laglens.figures.forecasts import draw_forecasts, window_errors
+from laglens.figures.layers import draw_layers, signal_style
+from laglens.figures.run import draw_run
+from laglens.figures.style import render
+from laglens.flow.rollout import roll_out
+from laglens.heads.measure import measure_heads
+from laglens.heads.table import heads_table
+
+BIG = {"heads": ("planted", "uniform", "first", "decay") * 3, "stacks": {"encoder": range(12)}}
+
+
+@pytest.fixture(scope="module")
+def time():
+    return time_tree(samples=6, **SMALL)
+
+
+def attributed(tree, of=None):
+    """Attribution that is the mean forecasting row of the first head, spread over the samples of its tokens."""
+    node = tree["encoder"].to_dataset()
+    rows, keys = node["query_part"].values == 1, node["key_part"].values == 0
+    weights = (of or node)["attention"].values[:, 0, 0][:, rows][:, :, keys].mean(1)
+    history, step = int(tree.attrs["history"]), int(node.attrs["samples_per_token"])
+    values = np.repeat(weights, step, axis=1)[None]
+    root = tree.to_dataset(inherit=False)
+    coords = {"attribution_method": np.array(["occlusion"], dtype=object), "sample": root["sample"]}
+    coords["time"] = np.arange(history)
+    attrs = tree.attrs | {"step": "mean", "target_time": history}
+    return agree_with_attention(
+        xr.Dataset({"attribution": (("attribution_method", "sample", "time"), values)}, coords, attrs), tree
+    )
+
+
+# -- heads by layer ---------------------------------------------------------------------------------------------------
+
+
+def test_every_head_has_its_mark_and_every_layer_the_median_of_each_signal(time):
+    tables = {"one": heads_table(measure_heads(time)), "two": heads_table(measure_heads(time))}
+    tables["two"] = tables["two"].assign(gini=tables["two"]["gini"] / 2)
+    axes = axes_named(draw_layers(tables), "layers gini")[0]
+    part = tables["one"][tables["one"]["part"] == "horizon->history"]
+    for signal, factor in (("one", 1), ("two", 0.5)):
+        drawn = np.concatenate([line.get_ydata() for line in lines(axes, signal)])
+        np.testing.assert_allclose(np.sort(drawn), np.sort(part["gini"] * factor))
+    medians = [line.get_ydata()[0] for line in lines(axes, "median")]
+    expected = part.groupby("layer")["gini"].median().to_numpy()
+    np.testing.assert_allclose(sorted(medians), sorted([*expected, *expected / 2]))
+
+
+def test_signals_differ_in_colour_or_marker():
+    assert len({(style["color"], style["marker"]) for style in map(signal_style, range(24))}) == 24
+
+
+def test_a_table_without_a_measure_is_named(time):
+    table = heads_table(measure_heads(time)).drop(columns="gini")
+    with pytest.raises(LaglensError, match="table of heads of wave has no 'gini'"):
+        draw_layers({"wave": table})
+
+
+# -- flow -------------------------------------------------------------------------------------------------------------
+
+
+def test_bands_are_the_rollout_of_the_queries_that_forecast(time):
+    flow = roll_out(time)
+    figure = draw_flow(flow, time, {"window": 2})
+    image = axes_named(figure, "bands window")[0].images[0]
+    horizon = flow["query_part"].values == 1
+    np.testing.assert_allclose(image.get_array(), 100 * flow["rollout"].values[2][:, horizon].mean(1), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(image.get_array()).sum(1), 100, rtol=1e-5)
+    mean = axes_named(figure, "bands mean")[0].images[0].get_array()
+    np.testing.assert_allclose(mean[:2], 100 * flow["rollout_mean"].values[:, horizon].mean(1), rtol=1e-5)
+    assert axes_named(figure, "bands window")[0].get_ylim() == (1.5, -0.5)  # the first layer on top
+    assert "no null" in words(figure)
+
+
+def test_a_flow_that_was_not_followed_says_so(time):
+    figure = draw_flow(xr.Dataset(attrs={"left_out": "'cross': no tokens of its own"}), time)
+    assert "No rollout: 'cross': no tokens of its own." in words(figure)
+
+
+def test_columns_of_one_time_are_added_and_sorted():
+    weights, times = by_time(np.array([[1.0, 2.0, 4.0]]), np.array([5.0, 1.0, 5.0]))
+    np.testing.assert_array_equal(times, [1, 5])
+    np.testing.assert_array_equal(weights, [[2, 5]])
+
+
+def test_without_horizon_tokens_the_rows_read_for_the_forecast_are_taken():
+    node = time_tree(samples=1, readout="last", **SMALL | {"horizon_tokens": False})["encoder"].to_dataset()
+    np.testing.assert_array_equal(np.flatnonzero(forecasting_rows(node)), [node.sizes["query"] - 1])
+
+
+# -- agreement --------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_that_looks_where_the_forecast_comes_from_is_at_one(time):
+    agreement = attributed(time)
+    axes = axes_named(draw_agreement(agreement), "agreement occlusion")[0]
+    means = [line.get_xdata()[0] for line in lines(axes, "mean")]
+    assert means[0] == pytest.approx(1) and max(means[1:]) < 0.999
+    null = [line.get_xdata()[0] for line in lines(axes, "mismatched")]
+    np.testing.assert_allclose(null, agreement["encoder"]["mismatched"].values.ravel())
+    filled = [line.get_markerfacecolor() != "white" for line in lines(axes, "mean")]
+    assert filled[0]
+    assert "other windows" in words(draw_agreement(agreement))
+
+
+def test_without_rows_that_forecast_the_reason_is_drawn():
+    tree = xr.DataTree(xr.Dataset(attrs={"no_agreement": "no attention stack has rows of the horizon"}))
+    assert "Not compared: no attention stack has rows" in words(draw_agreement(tree))
+
+
+# -- forecasts --------------------------------------------------------------------------------------------------------
+
+
+def with_errors(tree, wrong, known=None):
+    """The tree with forecasts that miss the truth by `wrong` sd of the history; `known`: steps of known truth."""
+    root = tree.to_dataset(inherit=False)
+    history = int(tree.attrs["history"])
+    series = root["series"].values.copy()
+    series[:, history:] = 0.0
+    sd = series[:, :history].std(1, ddof=1)
+    forecast = np.broadcast_to((np.asarray(wrong) * sd)[:, None], root["forecast"].shape)
+    for window, steps in (known or {}).items():
+        series[window, history + steps :] = np.nan
+    changed = root.assign(series=(root["series"].dims, series), forecast=(root["forecast"].dims, forecast))
+    nodes = {f"/{name}": node.to_dataset(inherit=False) for name, node in tree.children.items()}
+    return xr.DataTree.from_dict({"/": changed, **nodes})
+
+
+def test_windows_are_ranked_by_their_error_over_a_known_horizon(time):
+    tree = with_errors(time, [3, 1, 5, 2, 9, 4], known={4: 2})  # the largest error is one of two steps
+    errors, share = window_errors(tree)
+    np.testing.assert_allclose(errors, [3, 1, 5, 2, 9, 4])
+    np.testing.assert_allclose(share, [1, 1, 1, 1, 2 / 32, 1])
+    said = [text.get_text() for text in draw_forecasts(tree).texts if text.get_text().startswith("window")]
+    assert said == ["window 3: error 5 sd", "window 6: error 4 sd", "window 2: error 1 sd", "window 4: error 2 sd"]
+
+
+def test_bands_show_what_was_looked_at_and_used(time):
+    figure = draw_forecasts(with_errors(time, [3, 1, 5, 2, 9, 4]), attributed(time))
+    axes = axes_named(figure, "looked largest errors 0")[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["looked at", "used"]
+    shown = np.asarray(axes.images[0].get_array())
+    node = time["encoder"].to_dataset()
+    rows, keys = node["query_part"].values == 1, node["key_part"].values == 0
+    looked = node["attention"].values[4][:, :, rows][..., keys].mean((0, 1, 2))
+    np.testing.assert_allclose(shown[0], looked / looked.max(), rtol=1e-5)
+    assert shown.max(1) == pytest.approx([1, 1])
+
+
+def test_without_a_known_truth_no_window_is_called_worst(time):
+    tree = with_errors(time, [1] * 6, known=dict.fromkeys(range(6), 0))
+    assert "Fewer than two windows have a known truth" in words(draw_forecasts(tree))
+
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, BIG, {"heads": ("planted",), "stacks": {"encoder": (0,)}}], ids=str)
+def test_text_is_never_clipped_and_never_overlaps(options):
+    tree, lags = pair(samples=4, unit="half-hours", **options)
+    tree = with_errors(tree, [3, 1, 5, 2])
+    tree.attrs["signal"] = dict(lags.attrs["signal"])
+    named = {"title": LONG, "subtitle": LONG}
+    table = heads_table(measure_heads(tree))
+    figures = [draw_layers({f"{LONG}{i}": table for i in range(9)}, **named), draw_layers({"a": table}, **named)]
+    figures += [draw_run(tree, lags, flow=roll_out(tree), **named)["flow"]]
+    agreement = attributed(tree)
+    figures += [draw_agreement(agreement, **named), draw_forecasts(tree, agreement, **named)]
+    for figure in figures:
+        assert_readable(figure)
+        assert figure.get_size_inches()[1] < 9
+    assert len({render(draw_agreement(agreement), "png", 50) for _ in range(2)}) == 1
