@@ -28,6 +28,7 @@ include: "rules/flow.smk"
 include: "rules/attribution.smk"
 include: "rules/figures.smk"
 include: "rules/calibration.smk"
+include: "rules/report.smk"
 
 
 rule all:

@@ -181,6 +181,16 @@ def figure(path):
     return [f"results/figures/{path}.{suffix}" for suffix in FORMATS]
 
 
+def of_runs(path, models=None):
+    """Input: a result of every run, sorted: the order of a config is no reason to run anything again."""
+    pairs = (
+        pair for pair in sorted(STUDY.pairs) if models is None or pair[0] in models
+    )
+    return [
+        f"results/{path}".format(model=model, signal=signal) for model, signal in pairs
+    ]
+
+
 def exported():
     """Windows for the models that run in another environment."""
     pairs = (pair for pair in STUDY.pairs if pair[0] in RECORDED)
@@ -223,3 +233,4 @@ def targets():
     for comparison in STUDY.comparisons:
         yield f"results/comparisons/{comparison}.csv"
         yield from figure(f"comparisons/{comparison}")
+    yield from ("results/summary.csv", "results/summary.html", "results/explorer.html")

@@ -13,13 +13,14 @@ from workflow_copy import REPOSITORY, WorkflowCopy
 # Jobs of the whole tiny study, by rule: model `once` on two signals, model `each` on one.
 DRAWN = {"draw_run": 3, "draw_comparison": 1}
 DRAWN_ELSE = {"draw_evidence": 3, "draw_model": 2, "draw_tracking": 2, "draw_training": 2}
-FROM_LAGS = {"measure_lags": 3, "compare_signals": 1} | DRAWN
+REPORTED = {"build_explorer": 1, "summarise": 1}
+FROM_LAGS = {"measure_lags": 3, "compare_signals": 1} | DRAWN | REPORTED
 CLASSED = {"classify_heads": 3}
 SHOWN = {"draw_evidence": 3}
-JUDGED = {"test_lags": 3} | CLASSED | SHOWN
-MEASURED = {"measure_heads": 3, "draw_model": 2} | CLASSED
+JUDGED = {"test_lags": 3} | CLASSED | SHOWN | REPORTED
+MEASURED = {"measure_heads": 3, "draw_model": 2, "build_explorer": 1} | CLASSED
 FLOWED = {"roll_out": 3, "draw_run": 3}
-BESIDE_LAGS = MEASURED | FLOWED | {"attribute_forecast": 3, "knock_out": 3} | SHOWN
+BESIDE_LAGS = MEASURED | FLOWED | {"attribute_forecast": 3, "knock_out": 3} | SHOWN | REPORTED
 FROM_TIME = {"reduce_to_time": 3} | BESIDE_LAGS | FROM_LAGS | JUDGED
 FROM_ATTENTION = {"capture_attention": 3} | FROM_TIME
 FROM_CONTROLS = {"capture_controls": 3} | FROM_LAGS | JUDGED
@@ -38,17 +39,17 @@ EVERYTHING = FROM_SIGNALS | FROM_MODELS
 # One of the signals: `table` is seen by `once` alone, `wave` by both models.
 SIGNAL = {"make_signal": 1, "make_control": 1, "compare_signals": 1, "draw_comparison": 1}
 PER_RUN = (
-    "capture_attention", "capture_controls", "capture_untrained", "reduce_to_time", "measure_lags", *JUDGED,
-    *BESIDE_LAGS, "draw_run",
+    "capture_attention", "capture_controls", "capture_untrained", "reduce_to_time", "measure_lags", "test_lags",
+    *(name for name in BESIDE_LAGS if name not in REPORTED), "draw_run",
 )  # fmt: skip
-FROM_TABLE = SIGNAL | dict.fromkeys(PER_RUN, 1)
-FROM_WAVE = SIGNAL | dict.fromkeys(PER_RUN, 2) | FITTED
+FROM_TABLE = SIGNAL | dict.fromkeys(PER_RUN, 1) | REPORTED
+FROM_WAVE = SIGNAL | dict.fromkeys(PER_RUN, 2) | FITTED | REPORTED
 # One of the models.
 FROM_ONCE = {"train_model": 1, "draw_training": 1, "compare_signals": 1, "draw_comparison": 1} | dict.fromkeys(
     PER_RUN, 2
 )
-FROM_ONCE |= {"draw_model": 1, "capture_probes": 1, "follow_periods": 1, "draw_tracking": 1}
-FROM_EACH = FITTED | dict.fromkeys(PER_RUN, 1)
+FROM_ONCE |= {"draw_model": 1, "capture_probes": 1, "follow_periods": 1, "draw_tracking": 1} | REPORTED
+FROM_EACH = FITTED | dict.fromkeys(PER_RUN, 1) | REPORTED
 
 Change = Callable[[WorkflowCopy], None]
 
@@ -146,7 +147,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "a module nobody imports, resources, priority": (unrelated_code, NOTHING),
     "order of keys and of signals, a default written out": (reordered_study, NOTHING),
     "touch of everything": (touch_everything, NOTHING),
-    "a signal and a comparison removed": (less_to_do, NOTHING),
+    "a signal and a comparison removed": (less_to_do, REPORTED),
     "an intermediate cube deleted": (remove("results/time/once/wave.zarr.zip"), NOTHING),
     "figure gamma": (configure(figures__gamma=0.7), DRAWN),
     "figure dpi": (configure(figures__dpi=61), DRAWN | DRAWN_ELSE),
@@ -160,20 +161,21 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "draws of random weights": (configure(lags__untrained=4), FROM_UNTRAINED),
     "waves of the period swap": (configure(lags__swap_inputs=4), FROM_PROBES),
     "permutations": (configure(lags__permutations=99), FOLLOWED),
-    "width of a knock-out": (configure(attribution__half_width=0.5), {"knock_out": 3, "draw_evidence": 3}),
+    "width of a knock-out": (configure(attribution__half_width=0.5), {"knock_out": 3} | SHOWN | REPORTED),
     "explained forecast sample": (configure(attribution__step=2), {"attribute_forecast": 3} | SHOWN),
+    "window of the explorer": (configure(report__window=1), {"build_explorer": 1}),
     "normalisation": (configure(time__normalisation="mean"), FROM_CONTROLS | FROM_TIME | FROM_UNTRAINED | FROM_PROBES),
     "dtype of the cubes": (configure(attention__dtype="float32"), FROM_ATTENTION),
     "number of windows": (configure(attention__windows=5), FROM_WINDOWS),
     "one signal's parameter": (edit("config.yaml", "period: 16", "period: 17"), FROM_WAVE),
     "two values swapped": (swap_two_values, FROM_WAVE),
-    "one signal added": (one_signal_more, {"make_signal": 1, "make_control": 1} | dict.fromkeys(PER_RUN, 1)),
+    "one signal added": (one_signal_more, {"make_signal": 1, "make_control": 1} | dict.fromkeys(PER_RUN, 1) | REPORTED),
     "the user's table": (edit("series.csv", "value\n", "value\n0.5\n"), FROM_TABLE),
     "training budget of one model": (configure(models__once__train__steps=5), FROM_ONCE),
     "options of the other model": (configure(models__each__layers=2), FROM_EACH),
     "seed of the study": (configure(seed=1), FROM_SEED),
     "script of the signals": (append("scripts/make_signal.py"), FROM_SIGNALS),
-    "script of the lags": (append("scripts/measure_lags.py"), {"measure_lags": 3, "draw_run": 3}),
+    "script of the lags": (append("scripts/measure_lags.py"), {"measure_lags": 3, "draw_run": 3} | REPORTED),
     "script of the figures": (append("scripts/draw_run.py"), {"draw_run": 3}),
     "library: generators": (append("src/laglens/signals/generators.py"), FROM_SIGNALS),
     "library: controls": (append("src/laglens/signals/controls.py"), {"make_control": 2} | FROM_CONTROLS),
@@ -194,8 +196,10 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
         {"compare_signals": 1, "draw_comparison": 1},
     ),
     "library: mosaic": (append("src/laglens/figures/mosaic.py"), {"draw_run": 3}),
-    "library: figure style": (append("src/laglens/figures/style.py"), DRAWN | DRAWN_ELSE),
+    "library: figure style": (append("src/laglens/figures/style.py"), DRAWN | DRAWN_ELSE | {"build_explorer": 1}),
     "library: occlusion": (append("src/laglens/attribution/methods.py"), {"attribute_forecast": 3} | SHOWN),
+    "library: summary": (append("src/laglens/report/summary.py"), {"summarise": 1}),
+    "a module of the page": (append("src/laglens/report/page/main.js", "// changed\n"), {"build_explorer": 1}),
     "package init of the lags": (
         append("src/laglens/lags/__init__.py"),
         BESIDE_LAGS | FROM_LAGS | FOLLOWED,
@@ -227,8 +231,9 @@ def test_figures_are_drawn_again_without_torch_and_the_run_says_where_to_look(
     workflow.configure({"figures.gamma": 0.7, "figures.dpi": 61})
     run = workflow.snakemake(python_path=tmp_path / "poison")
     assert run.returncode == 0, run.stdout
-    assert "31 of the 31 figure files of the study are in results/figures." in run.stdout
-    assert "begin with   results/figures/once/wave/head_sheet.png" in run.stdout
+    assert "31 of 31 files of the study are in results/figures" in run.stdout
+    assert "open         results/explorer.html" in run.stdout
+    assert re.search(r"^  each +wave +(no|not testable|16 samples) ", run.stdout, re.MULTILINE), run.stdout
     after = workflow.results()
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {name for name in after if name.startswith("figures/")}

@@ -80,6 +80,10 @@ from .models.registry import build_model as build_model
 from .models.registry import restore_model as restore_model
 from .models.tokens import Stack as Stack
 from .models.tokens import TokenMap as TokenMap
+from .report.explorer import explorer_page as explorer_page
+from .report.run import explorer_run as explorer_run
+from .report.summary import summary_table as summary_table
+from .report.summary_page import summary_page as summary_page
 from .signals.controls import make_control as make_control
 from .signals.make import make_signal as make_signal
 from .signals.probes import make_swap_probe as make_swap_probe

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +14,9 @@ from laglens.config.load import load_study
 from laglens.config.study import Study
 from laglens.errors import LaglensError
 from laglens.provenance import file_hashes
+
+EXPLORER, SUMMARY = Path("results/explorer.html"), Path("results/summary.csv")
+LINES = 30  # of the table of verdicts that ends a run
 
 
 def read_study(written: Mapping[str, Any], source: str) -> Study:
@@ -61,16 +66,48 @@ def has_gpu() -> bool:
     return Path("/dev/nvidiactl").exists()
 
 
+def page_digests(source: Path) -> dict[str, str]:
+    """Digests of the files that the explorer is put together from; those of code do not see them."""
+    folder = source / "laglens" / "report" / "page"
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in sorted(folder.iterdir())}
+
+
 def report(targets: Iterable[str]) -> str:
-    """What a finished run left, and where to begin."""
+    """What a finished run found, and where to begin."""
     figures = [Path(path) for path in targets if path.startswith("results/figures/")]
     drawn = [path for path in figures if path.is_file()]
-    sheets = [path for path in drawn if path.stem == "head_sheet"]
-    said = f"\n{len(drawn)} of the {len(figures)} figure files of the study are in results/figures."
-    if sheets:
-        run = sheets[0].parent.relative_to("results/figures")
-        said += f"\n  begin with   {sheets[0]}\n  its numbers  results/lags/{run}.csv"
-    return said
+    said = [verdicts(SUMMARY)] if SUMMARY.is_file() else []
+    if EXPLORER.is_file():
+        said.append(f"  open         {EXPLORER}")
+    if SUMMARY.is_file():
+        said.append(f"  all answers  {SUMMARY.with_suffix('.html')} and .csv")
+    said.append(f"  figures      {len(drawn)} of {len(figures)} files of the study are in results/figures")
+    return "\n" + "\n".join(said)
+
+
+def verdicts(summary: Path) -> str:
+    """The summary as a short table, one line for every model and signal: the periods found, or why there are none."""
+    with summary.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    questions = list(dict.fromkeys(row["question"] for row in rows))
+    runs = list(dict.fromkeys((row["model"], row["signal"]) for row in rows))
+    lines = [["model", "signal", *questions]]
+    for run in runs[:LINES]:
+        asked = [row for row in rows if (row["model"], row["signal"]) == run]
+        lines.append([*run, *(_periods([row for row in asked if row["question"] == name]) for name in questions)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    said = ["  " + "  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    return "\n".join(said + ([f"  and {len(runs) - LINES} more runs"] if len(runs) > LINES else []))
+
+
+def _periods(rows: Sequence[Mapping[str, str]]) -> str:
+    """Supported periods with their unit; "no" where none is, "not testable" where none could be."""
+    found = [row for row in rows if row["verdict"] == "supported"]
+    if found:
+        periods = [f"{float(row['period_time']):.4g}" if row["period_time"] else "of a grid" for row in found]
+        return f"{', '.join(periods)} {found[0]['time_unit']}"
+    kinds = {row["verdict"] for row in rows}
+    return "no" if "not supported" in kinds else "not testable" if kinds else "–"
 
 
 def apology(logs: Sequence[str]) -> str:

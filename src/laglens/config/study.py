@@ -164,6 +164,15 @@ class Figures(Section):
         return self
 
 
+class Report(Section):
+    """What the explorer holds; a change here builds the page again and nothing else."""
+
+    window: int = Field(0, ge=0, description="window whose maps and series it shows, counted from 0; profiles use all")
+    megabytes: float = Field(
+        20, ge=1, description="largest size of the page; maps that do not fit are kept with 8 bits, then pooled"
+    )
+
+
 class Study(Section):
     """A whole `config.yaml`."""
 
@@ -183,6 +192,7 @@ class Study(Section):
     attribution: Attribution = Field(Attribution(), description="attribution of the forecast")
     figures: Figures = Field(Figures(), description="figures")
     calibration: Calibration = Field(Calibration(), description="error rates of the tests, as a target of its own")
+    report: Report = Field(Report(), description="explorer")
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

@@ -1,0 +1,56 @@
+rule build_explorer:
+    input:
+        time=of_runs("time/{model}/{signal}.zarr.zip"),
+        lags=of_runs("lags/{model}/{signal}.zarr.zip"),
+        heads=of_runs("heads/{model}/{signal}.csv"),
+        verdicts=of_runs("lags/{model}/{signal}.verdicts.csv", FORECASTING),
+        effects=of_runs("attribution/{model}/{signal}.knock_out.zarr.zip", FORECASTING),
+        cuts=of_runs("attribution/{model}/{signal}.knock_out.csv", FORECASTING),
+    output:
+        page="results/explorer.html",
+    log:
+        "logs/build_explorer.log",
+    benchmark:
+        "logs/build_explorer.tsv"
+    priority: 90
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    params:
+        spec=spec(window="report.window", megabytes="report.megabytes"),
+        code=code("build_explorer"),
+        page=launch.page_digests(SOURCE),
+    message:
+        "Building the explorer"
+    script:
+        "../scripts/build_explorer.py"
+
+
+rule summarise:
+    input:
+        lags=of_runs("lags/{model}/{signal}.zarr.zip"),
+        verdicts=of_runs("lags/{model}/{signal}.verdicts.csv", FORECASTING),
+        cuts=of_runs("attribution/{model}/{signal}.knock_out.csv", FORECASTING),
+    output:
+        table="results/summary.csv",
+        page="results/summary.html",
+    log:
+        "logs/summarise.log",
+    benchmark:
+        "logs/summarise.tsv"
+    priority: 90
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("summarise"),
+    message:
+        "Summing up the verdicts"
+    script:
+        "../scripts/summarise.py"

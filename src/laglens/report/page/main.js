@@ -1,0 +1,326 @@
+// The page: controls, keyboard, pointer, address.
+import { THEME, colourTable } from "./colour.js";
+import { figure, lengthOf, percent, stretch } from "./format.js";
+import { partName } from "./lags.js";
+import { buildGrid, hint, neighbour, same, showGrid } from "./navigator.js";
+import { showNumbers, verdictSentence } from "./numbers.js";
+import { download, pngBlob, svgText } from "./save.js";
+import { comparable, drawStage, lookedAt, pooled, showFocus, subjectOf } from "./stage.js";
+import { firstHead, headNamed, partOf, pinnedPlace, placeOf, readAddress, settle, writeAddress, GAMMA } from "./state.js";
+import { embedded, loadRun, profileOf, strongestLag } from "./study.js";
+
+const byId = (name) => document.getElementById(name);
+const index = embedded("index");
+const tables = { sequential: colourTable(index.colours.sequential), diverging: colourTable(index.colours.diverging) };
+const runs = new Map();
+const stage = byId("stage");
+const preferred = window.matchMedia("(prefers-color-scheme: dark)");
+let state = null;
+let panels = null;
+let hovered = null;
+let dragging = null; // the query where a drag began
+let dragged = false;
+let turn = 0;
+
+async function loaded(place) {
+  if (!runs.has(place)) runs.set(place, await loadRun(place));
+  return runs.get(place);
+}
+
+function themeOf() {
+  return state.theme ?? (preferred.matches ? "dark" : "light");
+}
+
+/** Take over a state that the address describes. */
+async function open(hash) {
+  const mine = (turn += 1);
+  const address = readAddress(hash);
+  const run = await loaded(placeOf(index.runs, address.m, address.s));
+  const pinned = pinnedPlace(index.runs, address.c);
+  const other = pinned === null ? null : await loaded(pinned);
+  if (mine !== turn) return; // another run was asked for meanwhile
+  state = settle(address, run, other);
+  rebuild();
+}
+
+/** Show another run, at the same head where it has one. */
+async function openRun(place) {
+  const mine = (turn += 1);
+  const before = subjectOf(runs.get(state.run), state);
+  const run = await loaded(place);
+  if (mine !== turn) return;
+  const { stack, layer, head } = before;
+  const kept = headNamed(run, stack.name, String(stack.layers[layer]), String(stack.heads[head])) ?? firstHead(run);
+  change({ ...kept, query: null, lag: null, range: null }, true);
+}
+
+/** Change the state and show it. */
+function change(patch, other = false) {
+  state = { ...state, ...patch };
+  const run = runs.get(state.run);
+  state.part = partOf(run, run.stacks[state.stack], state.part);
+  hovered = null;
+  if (other) rebuild();
+  else render();
+}
+
+function chooseHead(head, pin) {
+  if (pin) change({ pin: state.pin && same(state.pin, head) ? null : head });
+  else change({ ...head, query: sameTokens(head) ? state.query : null, range: sameTokens(head) ? state.range : null });
+}
+
+function sameTokens(head) {
+  const run = runs.get(state.run);
+  return head.stack === state.stack || run.stacks[head.stack].rows === run.stacks[state.stack].rows;
+}
+
+function rebuild() {
+  const run = runs.get(state.run);
+  fill(byId("model"), [...new Set(index.runs.map(({ model }) => model))], run.model);
+  fill(byId("signal"), index.runs.filter(({ model }) => model === run.model).map(({ signal }) => signal), run.signal);
+  buildGrid(byId("grid"), run, chooseHead);
+  byId("grid").dataset.drawn = "";
+  render();
+}
+
+function fill(select, names, chosen, text = (name) => name) {
+  select.replaceChildren(...names.map((name) => new Option(text(name), name, false, name === chosen)));
+}
+
+function render() {
+  const run = runs.get(state.run);
+  const theme = themeOf();
+  const colours = THEME[theme];
+  document.documentElement.dataset.theme = theme;
+  byId("theme").textContent = theme === "dark" ? "Light" : "Dark";
+  const subjects = [subjectOf(run, state)];
+  if (state.pin) subjects.push(subjectOf(runs.get(state.pin.run), state.pin));
+  panels = drawStage(stage, subjects, { ...state, theme }, tables);
+  showGrid(byId("grid"), run, state, { tables, colours, part: state.part });
+  showNumbers(byId("head"), subjects, state.part, colours);
+  controls(run, subjects);
+  byId("hint").textContent = hint(run, state);
+  byId("stage-summary").textContent = subjects.map((subject) => summary(subject)).join(" ");
+  show();
+  remember();
+}
+
+/** A sentence on a head, for those who do not see the maps. */
+function summary(subject) {
+  const found = strongestLag(profileOf(subject.stack, state.part, subject.layer, subject.head));
+  const lag = found ? `looks ${figure(found.ratio, 3)} times as much as uniform attention at lag ${lengthOf(subject.run, found.lag)}, limit ${figure(found.limit, 3)}` : "no lag above its limit";
+  return `${subject.run.model} on ${subject.run.signal}, ${subject.label}: ${lag}; verdicts: ${verdictSentence(subject)}.`;
+}
+
+function controls(run, subjects) {
+  const [{ stack }] = subjects;
+  fill(byId("part"), stack.parts, state.part, partName);
+  byId("part").disabled = stack.parts.length < 2;
+  byId("gamma").value = state.gamma;
+  byId("gamma-value").textContent = figure(state.gamma, 2);
+  for (const button of document.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", String(button.dataset.mode === state.mode));
+  byId("comparing").hidden = subjects.length < 2;
+  const subtractable = subjects.length === 2 && comparable(...subjects);
+  for (const button of document.querySelectorAll("[data-scale]")) {
+    const difference = button.dataset.scale === "difference";
+    button.disabled = difference && !subtractable;
+    button.title = button.disabled ? "These two maps have different tokens" : "";
+    const shown = state.scale === "difference" && !subtractable ? "same" : state.scale;
+    button.setAttribute("aria-pressed", String(button.dataset.scale === shown));
+  }
+  byId("query").max = stack.rows - 1;
+  byId("lag").max = lagsOf(subjects[0]).length - 1;
+  for (const name of ["from", "to"]) {
+    byId(name).max = stack.rows - 1;
+    byId(name).value = state.range ? state.range[name === "from" ? 0 : 1] : "";
+  }
+}
+
+function lagsOf(subject) {
+  return [...(profileOf(subject.stack, state.part, subject.layer, subject.head)?.lag ?? [])];
+}
+
+/** What is looked at now: what the pointer is on, else what is locked. */
+function focus() {
+  // Beside the map the pointer chooses a range; once there is one, that is what is looked at.
+  const on = state.range && ["margin", "series"].includes(hovered?.panel) ? null : hovered;
+  const lag = on?.lag ?? (on?.query === undefined ? state.lag : null);
+  return { query: on?.query ?? state.query, key: on?.key ?? null, lag: lag ?? null };
+}
+
+function show() {
+  const now = focus();
+  showFocus(panels, now, state);
+  const [subject] = panels.subjects;
+  byId("query").value = now.query ?? -1;
+  byId("query-value").textContent = now.query === null ? "–" : stretch(subject.run, subject.stack.query, now.query);
+  const lags = lagsOf(subject);
+  const at = now.lag === null ? -1 : lags.findIndex((lag) => Math.abs(lag - now.lag) < 1e-3);
+  byId("lag").value = at;
+  byId("lag-value").textContent = now.lag === null ? "–" : lengthOf(subject.run, now.lag);
+  byId("readout").textContent = readout(now) || "\u00a0";
+}
+
+function readout({ query, key, lag }) {
+  const [a, b] = panels.subjects;
+  const said = [];
+  if (query !== null) said.push(`query ${stretch(a.run, a.stack.query, query)}`);
+  if (key !== null) said.push(`key ${stretch(a.run, a.stack.key, key)}`, `lag ${lengthOf(a.run, lag)}`, weights(query, key));
+  else if (lag !== null) said.push(`lag ${lengthOf(a.run, lag)}`, ...panels.subjects.map((subject) => ratioText(subject, lag)));
+  if (query === null && state.range) said.push(`mean of queries ${state.range[0]} to ${state.range[1]}${pooled(a) ? " (pooled map: no profile of a range)" : "; green: this window alone, no null"}`);
+  else if (query !== null && key === null && b) said.push(`of ${a.label}`);
+  return said.join(" · ");
+}
+
+function weights(query, key) {
+  const [a, b] = panels.subjects;
+  const own = a.map[query * a.stack.columns + key];
+  if (!b) return `weight ${percent(own)}`;
+  if (!comparable(a, b)) return `weight ${percent(own)} in the first`;
+  const other = b.map[query * b.stack.columns + key];
+  return `weights ${percent(own)} and ${percent(other)}, difference ${own >= other ? "+" : ""}${percent(own - other)}`;
+}
+
+function ratioText(subject, lag) {
+  const profile = profileOf(subject.stack, state.part, subject.layer, subject.head);
+  const i = profile ? profile.lag.findIndex((value) => Math.abs(value - lag) < 1e-3) : -1;
+  if (i < 0) return "no profile here";
+  return `ratio ${figure(profile.ratio[i], 3)} (null ${figure(profile.control_mean[i], 3)}, limit ${figure(profile.limit[i], 3)})`;
+}
+
+let writing = null;
+
+/** Write the state into the address, at most every 200 ms. */
+function remember() {
+  clearTimeout(writing);
+  writing = setTimeout(() => history.replaceState(null, "", writeAddress(state, runs)), 200);
+}
+
+function say(text) {
+  byId("status").textContent = text;
+  byId("readout").textContent = text;
+}
+
+function place(event) {
+  const box = stage.getBoundingClientRect();
+  const [, , width] = stage.getAttribute("viewBox").split(" ").map(Number);
+  const scale = width / box.width;
+  return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
+}
+
+function onPointerMove(event) {
+  const found = lookedAt(panels, ...place(event));
+  stage.style.cursor = found ? (found.panel === "margin" ? "ns-resize" : "crosshair") : "";
+  if (dragging !== null && found?.query !== undefined && found.query !== dragging) {
+    dragged = true;
+    change({ range: [Math.min(dragging, found.query), Math.max(dragging, found.query)], query: null });
+    return;
+  }
+  hovered = dragging === null ? found : null;
+  show();
+}
+
+function onPointerDown(event) {
+  const found = lookedAt(panels, ...place(event));
+  dragged = false;
+  if (found && (found.panel === "margin" || found.panel === "series") && !found.side) dragging = found.query;
+}
+
+function onClick(event) {
+  const found = lookedAt(panels, ...place(event));
+  dragging = null;
+  if (!found || dragged) return;
+  if (found.head) chooseHead(found.head, event.shiftKey);
+  else change({ query: found.query ?? state.query, lag: found.lag ?? state.lag });
+}
+
+function onKey(event) {
+  if (event.key === "Escape") {
+    if (state.query !== null || state.lag !== null || state.range) change({ query: null, lag: null, range: null });
+    else if (state.pin) change({ pin: null });
+    return;
+  }
+  if (!byId("grid").contains(document.activeElement)) return;
+  if (event.key === "Enter") {
+    event.preventDefault();
+    const { run, stack, layer, head } = state;
+    chooseHead({ run, stack, layer, head }, true);
+    say(state.pin ? `pinned: ${panels.subjects[1].label}` : "comparison ended");
+    return;
+  }
+  const next = neighbour(runs.get(state.run), state, event.key);
+  if (!next) return;
+  event.preventDefault();
+  chooseHead(next, false);
+  byId("grid").querySelector('[aria-current="true"]').focus();
+  byId("status").textContent = summary(panels.subjects[0]);
+}
+
+function onRange() {
+  const [from, to] = ["from", "to"].map((name) => byId(name).valueAsNumber);
+  const last = panels.subjects[0].stack.rows - 1;
+  const valid = [from, to].every((value) => Number.isInteger(value) && value >= 0 && value <= last) && from <= to;
+  if (valid) change({ range: [from, to], query: null });
+}
+
+function fileName(suffix) {
+  const [{ run, stack, layer, head }] = panels.subjects;
+  return `${run.model}-${run.signal}-${stack.name}-L${stack.layers[layer]}-H${stack.heads[head]}.${suffix}`;
+}
+
+async function copyLink() {
+  clearTimeout(writing);
+  history.replaceState(null, "", writeAddress(state, runs));
+  try {
+    await navigator.clipboard.writeText(location.href);
+    say("Link copied");
+  } catch {
+    say(`Copy the address: ${location.href}`);
+  }
+}
+
+function listen() {
+  const on = (name, kind, action) => byId(name).addEventListener(kind, action);
+  const chosen = () => placeOf(index.runs, byId("model").value, byId("signal").value);
+  on("model", "change", () => openRun(placeOf(index.runs, byId("model").value, runs.get(state.run).signal)));
+  on("signal", "change", () => openRun(chosen()));
+  on("part", "change", () => change({ part: byId("part").value, lag: null }));
+  on("gamma", "input", () => change({ gamma: Math.min(Math.max(byId("gamma").valueAsNumber, GAMMA.low), GAMMA.high) }));
+  on("theme", "click", () => change({ theme: themeOf() === "dark" ? "light" : "dark" }));
+  on("link", "click", copyLink);
+  on("save-svg", "click", () => download(new Blob([svgText(stage, panels.colours.panel)], { type: "image/svg+xml" }), fileName("svg")));
+  on("save-png", "click", async () => download(await pngBlob(stage, panels.colours.panel), fileName("png")));
+  on("end", "click", () => change({ pin: null }));
+  on("release", "click", () => change({ query: null, lag: null, range: null }));
+  on("query", "input", () => change({ query: byId("query").valueAsNumber < 0 ? null : byId("query").valueAsNumber }));
+  on("lag", "input", () => change({ lag: lagsOf(panels.subjects[0])[byId("lag").valueAsNumber] ?? null }));
+  on("from", "change", onRange);
+  on("to", "change", onRange);
+  for (const button of document.querySelectorAll("[data-mode]")) button.addEventListener("click", () => change({ mode: button.dataset.mode }));
+  for (const button of document.querySelectorAll("[data-scale]")) button.addEventListener("click", () => change({ scale: button.dataset.scale }));
+  stage.addEventListener("pointermove", onPointerMove);
+  stage.addEventListener("pointerdown", onPointerDown);
+  stage.addEventListener("click", onClick);
+  stage.addEventListener("pointerleave", () => {
+    hovered = null;
+    dragging = null;
+    show();
+  });
+  document.addEventListener("keydown", onKey);
+  window.addEventListener("hashchange", () => open(location.hash));
+  preferred.addEventListener("change", () => render());
+  let width = stage.clientWidth;
+  new ResizeObserver(() => {
+    if (Math.abs(stage.clientWidth - width) < 1) return;
+    width = stage.clientWidth;
+    render();
+  }).observe(byId("view"));
+}
+
+async function start() {
+  await open(location.hash);
+  listen();
+  document.documentElement.dataset.ready = "yes";
+}
+
+start();

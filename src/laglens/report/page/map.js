@@ -1,0 +1,138 @@
+// The time-time map of a head, or the difference of two, with the series on both margins.
+import { css, diverging, paint, quantile, sequential, ON_MAP } from "./colour.js";
+import { percent, timeTicks } from "./format.js";
+import { MAP } from "./layout.js";
+import { drawCurves, extent, inside } from "./series.js";
+import { centre, tokenAt } from "./study.js";
+import { add, axis, fit, linear, widthOf, write, LABEL, TICK, TITLE } from "./svg.js";
+
+const MARGIN = 34;
+const TOP_SHARE = 0.995;
+
+/** Upper end of the colour scale of a map: a robust share of its weights. */
+export function upperEnd(values) {
+  return quantile(values, TOP_SHARE) || quantile(values, 1) || 1;
+}
+
+/** Largest absolute value shown of a difference. */
+export function upperDifference(values) {
+  return quantile(values.map(Math.abs), TOP_SHARE) || 1;
+}
+
+/** Height over width of the plot of a map: that of its times, within reason. */
+export function aspectOf(stack) {
+  const length = ({ edges }) => edges[edges.length - 1] - edges[0];
+  return Math.min(Math.max(length(stack.query) / length(stack.key), 0.3), 1);
+}
+
+/**
+ * Draw one map. `values (query, key)`, `high` the end of its scale, `signed` for a difference.
+ * Returns what is at a place, and how the map shows what is looked at.
+ */
+export function drawMap(parent, rect, subject, { values, high, signed, tables, gamma, title, tint, others }, colours) {
+  const { stack, run } = subject;
+  const plot = { left: rect.x + MAP.left, right: rect.x + rect.width - MAP.right, top: rect.y + MAP.top, bottom: rect.y + rect.height - MAP.bottom };
+  const x = linear(stack.key.edges[0], stack.key.edges[stack.columns], plot.left, plot.right);
+  const y = linear(stack.query.edges[0], stack.query.edges[stack.rows], plot.bottom, plot.top);
+  header(parent, rect, plot, { title, tint, high, signed, tables, gamma, values }, colours);
+  const canvas = document.createElement("canvas");
+  const colourOf = signed ? diverging(tables.diverging, high, gamma) : sequential(tables.sequential, high, gamma);
+  paint(canvas, values, stack.query.edges, stack.key.edges, colourOf);
+  add(parent, "image", {
+    x: plot.left, y: plot.top, width: plot.right - plot.left, height: plot.bottom - plot.top,
+    href: canvas.toDataURL(), preserveAspectRatio: "none", style: "image-rendering:pixelated", class: "map",
+  });
+  margins(parent, [run, ...others], { plot, x, y }, colours);
+  borders(parent, run, { plot, x, y }, signed ? colours.ink : "#ffffff");
+  const bottom = timeTicks(run, ...x.domain, 5);
+  axis(parent, bottom, x, "bottom", plot.bottom, colours);
+  axis(parent, timeTicks(run, ...y.domain, Math.max(2, Math.round((plot.bottom - plot.top) / 80))), y, "right", plot.right, colours);
+  const unit = run.dates ? "" : ` (${run.time.name})`;
+  write(parent, (plot.left + plot.right) / 2, plot.bottom + 33, `key time${unit}: looked at`, { fill: colours.muted, anchor: "middle" });
+  write(parent, rect.x + 12, (plot.top + plot.bottom) / 2, `query time${unit}`, { fill: colours.muted, anchor: "middle", turn: -90 });
+  const overlay = add(parent, "g", { "pointer-events": "none" });
+  return {
+    plot,
+    at: (px, py) => at(px, py, { plot, x, y, stack }),
+    show: (focus) => show(overlay, focus, { plot, x, y, subject, colours, signed }),
+  };
+}
+
+function at(px, py, { plot, x, y, stack }) {
+  if (inside(plot, px, py)) {
+    const [query, key] = [tokenAt(stack.query, y.inverse(py)), tokenAt(stack.key, x.inverse(px))];
+    return { query, key, lag: centre(stack.query, query) - centre(stack.key, key), panel: "map" };
+  }
+  const margin = { left: plot.left - MARGIN - 8, right: plot.left, top: plot.top, bottom: plot.bottom };
+  return inside(margin, px, py) ? { query: tokenAt(stack.query, y.inverse(py)), panel: "margin" } : null;
+}
+
+function header(parent, rect, plot, { title, tint, high, signed, tables, gamma, values }, colours) {
+  add(parent, "rect", { x: plot.left, y: rect.y + 3, width: 10, height: 10, rx: 2, fill: tint });
+  const ends = signed ? [`−${percent(high)}`, percent(high)] : ["0", `${values.some((value) => value > high) ? "≥ " : ""}${percent(high)}`];
+  const bar = 70;
+  const right = plot.right;
+  const widths = ends.map((text) => widthOf(text, TICK));
+  const left = right - widths[1] - 5 - bar;
+  for (let i = 0; i < bar; i += 1) {
+    const share = (i + 0.5) / bar;
+    const table = signed ? tables.diverging : tables.sequential;
+    const step = signed ? 127.5 + 127.5 * Math.sign(share - 0.5) * Math.abs(2 * share - 1) ** gamma : 255 * share ** gamma;
+    add(parent, "rect", { x: left + i, y: rect.y + 3, width: 1.5, height: 10, fill: css(table, Math.round(step)) });
+  }
+  write(parent, left - 5, rect.y + 12, ends[0], { fill: colours.muted, size: TICK, anchor: "end" });
+  write(parent, right, rect.y + 12, ends[1], { fill: colours.muted, size: TICK, anchor: "end" });
+  const room = left - widths[0] - 14 - (plot.left + 16);
+  write(parent, plot.left + 16, rect.y + 12.5, fit(title, room, LABEL, "bold"), { fill: colours.ink, size: Math.min(LABEL, TITLE), weight: "bold" });
+}
+
+/** The series above the map along its keys, and to the left along its queries. */
+function margins(parent, runs, { plot, x, y }, colours) {
+  const clip = `clip-${Math.round(plot.left)}`;
+  const defs = add(parent, "clipPath", { id: clip });
+  add(defs, "rect", { x: plot.left, y: plot.top - MARGIN - 6, width: plot.right - plot.left, height: MARGIN + 6 });
+  add(defs, "rect", { x: plot.left - MARGIN - 6, y: plot.top, width: MARGIN + 6, height: plot.bottom - plot.top });
+  const group = add(parent, "g", { "clip-path": `url(#${clip})` });
+  runs.forEach((run, i) => {
+    const [low, high] = extent(run.series, run.forecast);
+    const tone = i ? { ink: colours.b, faint: colours.b, a: colours.b } : colours;
+    drawCurves(group, run, x, linear(low, high, plot.top - 5, plot.top - MARGIN), tone);
+    drawCurves(group, run, y, linear(low, high, plot.left - 5, plot.left - MARGIN), tone, true);
+  });
+}
+
+function borders(parent, run, { plot, x, y }, stroke) {
+  const at = run.history - 0.5;
+  const dashed = { stroke, "stroke-dasharray": "4 3", "stroke-opacity": 0.8, "stroke-width": 0.9 };
+  if (at > x.domain[0] + 1 && at < x.domain[1] - 1) add(parent, "line", { x1: x(at), x2: x(at), y1: plot.top, y2: plot.bottom, ...dashed });
+  if (at > y.domain[0] + 1 && at < y.domain[1] - 1) add(parent, "line", { x1: plot.left, x2: plot.right, y1: y(at), y2: y(at), ...dashed });
+}
+
+/** Row of the query, column of the key, diagonal of the lag, and the range of queries. */
+function show(overlay, focus, { plot, x, y, subject, colours, signed }) {
+  overlay.replaceChildren();
+  const stroke = signed ? colours.ink : ON_MAP;
+  const { query, key } = subject.stack;
+  const frame = (attributes) => add(overlay, "rect", { fill: "none", stroke, "stroke-width": 1.4, ...attributes });
+  if (focus.range) {
+    const [top, bottom] = [y(query.edges[focus.range[1] + 1]), y(query.edges[focus.range[0]])];
+    frame({ x: plot.left - MARGIN - 4, y: top, width: plot.right - plot.left + MARGIN + 4, height: bottom - top, stroke: colours.range, "stroke-width": 2, class: "range" });
+  }
+  if (focus.query !== null && focus.query !== undefined) {
+    const [top, bottom] = [y(query.edges[focus.query + 1]), y(query.edges[focus.query])];
+    frame({ x: plot.left - 3, y: top - 0.7, width: plot.right - plot.left + 6, height: bottom - top + 1.4, class: "query" });
+  }
+  if (focus.key !== null && focus.key !== undefined) {
+    const [left, right] = [x(key.edges[focus.key]), x(key.edges[focus.key + 1])];
+    frame({ x: left - 0.7, y: plot.top - 3, width: right - left + 1.4, height: plot.bottom - plot.top + 6, class: "key" });
+  }
+  if (focus.lag !== null && focus.lag !== undefined) diagonal(overlay, focus.lag, { plot, x, y, stroke });
+}
+
+/** The pairs of one lag: query time = key time + lag, cut at the edges of the map. */
+function diagonal(overlay, lag, { x, y, stroke }) {
+  const from = Math.max(x.domain[0], y.domain[0] - lag);
+  const to = Math.min(x.domain[1], y.domain[1] - lag);
+  if (from >= to) return;
+  add(overlay, "line", { x1: x(from), y1: y(from + lag), x2: x(to), y2: y(to + lag), stroke, "stroke-width": 1.2, "stroke-dasharray": "5 4", class: "lag" });
+}

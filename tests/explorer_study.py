@@ -1,0 +1,100 @@
+"""A study with known heads, and the explorer of it, for the tests in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from trees import control_tree, time_tree
+
+from laglens.lags.measure import measure_lags
+from laglens.report.explorer import explorer_page
+from laglens.report.run import Run, explorer_run
+from laglens.store import read_tree, write_tree
+
+HISTORY, HORIZON, STEP, LAG = 64, 32, 4, 24
+TOKENS = (HISTORY + HORIZON) // STEP
+HEADS = ("planted", "uniform", "first", "decay")
+OPTIONS = {"history": HISTORY, "horizon": HORIZON, "step": STEP, "lag": LAG, "heads": HEADS, "noise": 0.3}
+RUNS = (("plain", "wave"), ("plain", "other"), ("crossing", "wave"))
+
+
+def study(folder: Path) -> dict[tuple[str, str], tuple[Path, Path]]:
+    """Time and lags artifacts of every run, as the workflow leaves them."""
+    files = {}
+    for seed, (model, signal) in enumerate(RUNS):
+        options = OPTIONS | {"stacks": {"encoder": (0, 1)}, "strength": 3.0 + seed}
+        time, control = time_tree(samples=3, seed=seed, **options), control_tree(replicates=20, windows=3, **options)
+        control.attrs["n_windows"] = 3
+        if model == "crossing":
+            time, control = with_cross(time), with_cross(control)
+        paths = tuple(folder / f"{model}.{signal}.{stage}.zarr.zip" for stage in ("time", "lags"))
+        write_tree(time, paths[0])
+        write_tree(measure_lags(time, control), paths[1])
+        files[model, signal] = paths
+    return files
+
+
+def with_cross(tree: xr.DataTree) -> xr.DataTree:
+    """The tree with a cross stack: horizon queries that look at history keys."""
+    node = tree["encoder"].to_dataset(inherit=False)
+    border = HISTORY // STEP
+    cross = node.isel(query=slice(border, None), key=slice(0, border)).drop_dims("token")
+    cross = cross.assign(attention=cross["attention"] / cross["attention"].sum("key"))
+    root = tree.to_dataset(inherit=False)
+    return xr.DataTree.from_dict({"/": root, "/encoder": node, "/cross": cross})
+
+
+def page_runs(files: dict[tuple[str, str], tuple[Path, Path]]) -> list[Run]:
+    """What the page shows of the study, with verdicts and a knock-out for the first run."""
+    runs = []
+    for (model, signal), (time, lags) in files.items():
+        options = {"verdicts": VERDICTS, "knock_out": knock_out(), "cuts": CUTS} if not runs else {}
+        runs.append(explorer_run(read_tree(time), read_tree(lags), model=model, signal=signal, **options))
+    return runs
+
+
+def write_page(files: dict[tuple[str, str], tuple[Path, Path]], path: Path) -> Path:
+    path.write_text(explorer_page(page_runs(files)), encoding="utf-8")
+    return path
+
+
+VERDICTS = pd.DataFrame(
+    {
+        "stack": "encoder",
+        "layer": [0, 0],
+        "head": [0, 1],
+        "part": "horizon->history",
+        "period": float(LAG),
+        "tokens": LAG / STEP,
+        "testable": "yes",
+        "verdict": ["supported", "not supported"],
+        "reason": [None, "noise with the same memory shows as much"],
+        "contrast": [1.5, 0.01],
+        "p_family": [0.05, 0.9],
+        "period_of": "truth",
+    }
+)
+CUTS = pd.DataFrame(
+    {
+        "period": [float(LAG)],
+        "tokens": [LAG / STEP],
+        "cut": ["comb"],
+        "measure": ["error_change"],
+        "effect": [0.25],
+        "control": [0.01],
+        "lower": [0.2],
+        "upper": [0.3],
+        "matters": ["yes"],
+        "head": ["encoder L00 H00"],
+    }
+)
+
+
+def knock_out() -> xr.DataTree:
+    lag = np.arange(8.0, HISTORY + 1, STEP)
+    change = np.where(lag == LAG, 0.5, 0.05) * np.array([[0.9], [1.0], [1.1]])
+    curve = xr.Dataset({"forecast_change": (("sample", "lag"), change)}, coords={"lag": lag})
+    return xr.DataTree.from_dict({"/curve": curve})
