@@ -20,6 +20,7 @@ from PIL import Image
 
 from laglens.lags.profiles import lag_ratio
 from laglens.report import explorer
+from laglens.report.bundle import bundle
 from laglens.report.packing import ERRORS
 from laglens.store import read_tree
 
@@ -159,6 +160,18 @@ def check_lags(page: Page, files: Files) -> None:
     dots = page.run("[...document.querySelectorAll('circle.above')].map((dot) => dot.getBoundingClientRect().x + 3)")
     planted = box[0] + (LAG - first) / (last - first) * (box[1] - box[0])
     assert min(abs(dot - planted) for dot in dots) < 2
+
+
+def test_modules_of_the_page(browser: Browser, tmp_path: Path) -> None:
+    units = (Path(__file__).parent / "page" / "units.js").read_text("utf-8")
+    script = bundle(explorer.page_sources() | {"units": units}, "units")
+    file = tmp_path / "units.html"
+    file.write_text(f'<!doctype html><meta charset="utf-8"><html data-ready="yes"><script>{script}</script>')
+    page = browser.page(file.as_uri())
+    found = page.run("unitTests")
+    page.close()
+    assert found["failures"] == []
+    assert found["count"] > 40
 
 
 def test_it_starts_from_disk_and_asks_for_nothing(opened: Callable[..., Page], address: str) -> None:

@@ -99,7 +99,7 @@ def test_every_import_of_the_page_is_an_export() -> None:
     }
     for name, text in modules.items():
         for names, source in re.findall(r"^import \{([^}]*)\} from \"\./(\w+)\.js\";$", text, re.MULTILINE):
-            for one in names.split(","):
+            for one in filter(str.strip, names.split(",")):
                 assert one.strip() in exported[source], f"{name}.js imports {one.strip()} from {source}.js"
                 assert len(re.findall(rf"\b{one.strip()}\b", text)) > 1, f"{name}.js does not use {one.strip()}"
 

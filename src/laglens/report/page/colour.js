@@ -2,12 +2,26 @@
 
 export const THEME = {
   light: {
-    panel: "#ffffff", ink: "#1d2433", muted: "#4a5163", faint: "#9aa1ae", line: "#e6e8ec", band: "#d9dbe0",
-    a: "#c4480a", b: "#0a63a8", range: "#0b7a5c",
+    panel: "#ffffff",
+    ink: "#1d2433",
+    muted: "#4a5163",
+    faint: "#9aa1ae",
+    line: "#e6e8ec",
+    band: "#d9dbe0",
+    a: "#c4480a",
+    b: "#0a63a8",
+    range: "#0b7a5c",
   },
   dark: {
-    panel: "#171b22", ink: "#e8eaf0", muted: "#aeb5c2", faint: "#747c8a", line: "#2a303a", band: "#3b4350",
-    a: "#ff8a4c", b: "#6bb3f2", range: "#3fd6a6",
+    panel: "#171b22",
+    ink: "#e8eaf0",
+    muted: "#aeb5c2",
+    faint: "#747c8a",
+    line: "#2a303a",
+    band: "#3b4350",
+    a: "#ff8a4c",
+    b: "#6bb3f2",
+    range: "#3fd6a6",
   },
 };
 export const ON_MAP = "#6fe3ff";
@@ -31,7 +45,9 @@ export function css(table, step) {
 
 /** The value that a share of the finite values of an array does not pass. */
 export function quantile(values, share) {
-  const sorted = Float32Array.from(values).filter((value) => Number.isFinite(value)).sort();
+  const sorted = Float32Array.from(values)
+    .filter((value) => Number.isFinite(value))
+    .sort();
   return sorted.length ? sorted[Math.min(sorted.length - 1, Math.floor(share * (sorted.length - 1) + 0.5))] : 0;
 }
 

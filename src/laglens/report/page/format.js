@@ -1,16 +1,32 @@
 // Numbers, times and ticks as a person reads them.
 
 const CALENDAR = [
-  [3600, "hour"], [10800, "hour"], [21600, "hour"], [43200, "hour"], [86400, "day"], [172800, "day"], [604800, "day"],
-  [1209600, "day"], [2629800, "month"], [7889400, "month"], [15778800, "month"], [31557600, "year"], [63115200, "year"],
-  [157788000, "year"], [315576000, "year"], [631152000, "year"], [1577880000, "year"],
+  [3600, "hour"],
+  [10800, "hour"],
+  [21600, "hour"],
+  [43200, "hour"],
+  [86400, "day"],
+  [172800, "day"],
+  [345600, "day"],
+  [604800, "day"],
+  [1209600, "day"],
+  [2629800, "month"],
+  [7889400, "month"],
+  [15778800, "month"],
+  [31557600, "year"],
+  [63115200, "year"],
+  [157788000, "year"],
+  [315576000, "year"],
+  [631152000, "year"],
+  [1577880000, "year"],
 ];
 
 /** A number with at most `digits` figures and a true minus sign. */
 export function figure(value, digits = 3) {
   if (value === null || !Number.isFinite(value)) return "–";
   const rounded = Number(value.toPrecision(digits));
-  const text = Math.abs(rounded) >= 1e6 || (rounded !== 0 && Math.abs(rounded) < 1e-4) ? rounded.toExponential() : String(rounded);
+  const text =
+    Math.abs(rounded) >= 1e6 || (rounded !== 0 && Math.abs(rounded) < 1e-4) ? rounded.toExponential() : String(rounded);
   return text.replace("-", "−");
 }
 
@@ -61,7 +77,8 @@ export function roundTicks(low, high, most = 6) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.9999);
   const ticks = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i += 1) ticks.push(Number((i * step).toPrecision(12)));
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i += 1)
+    ticks.push(Number((i * step).toPrecision(12)));
   return ticks;
 }
 
@@ -77,7 +94,10 @@ export function lagTicks(run, low, high, most = 6) {
   const ends = [low * step, high * step];
   const whole = run.known
     .map((rhythm) => rhythm.samples * step)
-    .filter((period, i) => run.known[i].repeats && run.known[i].testable !== "no" && isWhole(period) && 3 * period <= ends[1] - ends[0]);
+    .filter(
+      (period, i) =>
+        run.known[i].repeats && run.known[i].testable !== "no" && isWhole(period) && 3 * period <= ends[1] - ends[0],
+    );
   let ticks = roundTicks(ends[0], ends[1], most);
   if (whole.length) {
     const period = Math.round(Math.max(...whole));
@@ -98,7 +118,10 @@ function dateTicks(run, low, high, most) {
   const [from, to] = [start + low * step, start + high * step];
   const [, kind] = CALENDAR.find(([seconds]) => (to - from) / seconds <= most) ?? CALENDAR[CALENDAR.length - 1];
   const size = (CALENDAR.find(([seconds]) => (to - from) / seconds <= most) ?? CALENDAR[CALENDAR.length - 1])[0];
-  return calendarTicks(from, to, size, kind).map((seconds) => ({ at: sampleOf(run, seconds), text: tickText(seconds, kind) }));
+  return calendarTicks(from, to, size, kind).map((seconds) => ({
+    at: sampleOf(run, seconds),
+    text: tickText(seconds, kind),
+  }));
 }
 
 /** Sample of a date, by the dates of the samples around it. */

@@ -1,47 +1,65 @@
 // Where the panels of the stage lie, for every width.
 
 const GAP = 18;
-const SERIES = 158;
+const SERIES = 172;
+const WIDE = 860; // pixels from which panels stand beside the map
+const SHARES = { profile: 0.4, strip: 0.3, curve: 0.3 };
+const HEIGHTS = { profile: 260, strip: 200, curve: 200 }; // where panels lie under one another
+const BESIDE = 320; // height of the panels beside one another
+const LARGEST = 680; // width of a map
+const LOWEST = 90; // height of the plot of a map
 export const MAP = { left: 62, right: 50, top: 66, bottom: 40 };
 
 /** Rectangles {x, y, width, height} of the panels, and the height of the stage without its caption. */
 export function layout(width, { maps, hasCurve, aspect }) {
-  const rects = { series: { x: 0, y: 0, width, height: SERIES }, maps: [] };
-  const below = SERIES + GAP;
-  const wide = width >= 860;
-  const share = maps === 2 ? 0.5 : wide ? 0.54 : 1;
-  const mapWidth = Math.min((width - (maps === 2 ? GAP : 0)) * share, maps === 2 ? 700 : 660);
-  const plot = mapWidth - MAP.left - MAP.right;
-  const mapHeight = Math.max(plot * aspect, 90) + MAP.top + MAP.bottom;
-  for (let i = 0; i < maps; i += 1) rects.maps.push({ x: i * (mapWidth + GAP), y: below, width: mapWidth, height: mapHeight });
-  const bottom = below + mapHeight;
   const names = hasCurve ? ["profile", "strip", "curve"] : ["profile", "strip"];
+  const wide = width >= WIDE;
+  const y = SERIES + GAP;
+  const room = maps === 2 ? (width - GAP) / 2 : width * (wide ? 0.54 : 1);
+  const map = { width: Math.min(room, LARGEST), height: mapHeight(Math.min(room, LARGEST), aspect) };
+  const rects = {
+    series: { x: 0, y: 0, width, height: SERIES },
+    maps: Array.from({ length: maps }, (_, i) => ({ x: i * (map.width + GAP), y, ...map })),
+  };
   if (maps === 1 && wide) {
-    const height = Math.max(mapHeight, hasCurve ? 560 : 400) - GAP * (names.length - 1);
-    const shares = hasCurve ? [0.42, 0.32, 0.26] : [0.56, 0.44];
-    stack(rects, names, shares, { x: mapWidth + GAP, y: below, width: width - mapWidth - GAP, height });
-    return { ...rects, height: Math.max(bottom, below + height + GAP * (names.length - 1)) };
+    const x = map.width + GAP;
+    const height = Math.max(map.height, hasCurve ? 600 : 400);
+    return { ...rects, ...column(names, { x, y, width: width - x, height }), height: y + height };
   }
+  const below = y + map.height + GAP;
   if (wide) {
     const half = (width - GAP) / 2;
-    rects.profile = { x: 0, y: bottom + GAP, width: half, height: 300 };
-    if (hasCurve) stack(rects, names.slice(1), [0.55, 0.45], { x: half + GAP, y: bottom + GAP, width: half, height: 300 - GAP });
-    else rects.strip = { x: half + GAP, y: bottom + GAP, width: half, height: 300 };
-    return { ...rects, height: bottom + GAP + 300 };
+    const right = { x: half + GAP, y: below, width: half, height: BESIDE };
+    const profile = { x: 0, y: below, width: half, height: BESIDE };
+    return { ...rects, profile, ...column(names.slice(1), right), height: below + BESIDE };
   }
-  const heights = { profile: 260, strip: 200, curve: 170 };
-  let y = bottom + GAP;
-  for (const name of names) {
-    rects[name] = { x: 0, y, width, height: heights[name] };
-    y += heights[name] + GAP;
-  }
-  return { ...rects, height: y - GAP };
+  return { ...rects, ...pile(names, { y: below, width }) };
 }
 
-function stack(rects, names, shares, { x, y, width, height }) {
+function mapHeight(width, aspect) {
+  return Math.max((width - MAP.left - MAP.right) * aspect, LOWEST) + MAP.top + MAP.bottom;
+}
+
+/** Panels under one another that share a height. */
+function column(names, { x, y, width, height }) {
+  const free = height - GAP * (names.length - 1);
+  const total = names.reduce((sum, name) => sum + SHARES[name], 0);
+  const rects = {};
   let top = y;
-  names.forEach((name, i) => {
-    rects[name] = { x, y: top, width, height: height * shares[i] };
-    top += height * shares[i] + GAP;
-  });
+  for (const name of names) {
+    rects[name] = { x, y: top, width, height: (free * SHARES[name]) / total };
+    top += rects[name].height + GAP;
+  }
+  return rects;
+}
+
+/** Panels under one another over the whole width, and the height down to the last. */
+function pile(names, { y, width }) {
+  const rects = {};
+  let top = y;
+  for (const name of names) {
+    rects[name] = { x: 0, y: top, width, height: HEIGHTS[name] };
+    top += HEIGHTS[name] + GAP;
+  }
+  return { ...rects, height: top - GAP };
 }

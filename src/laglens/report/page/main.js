@@ -1,13 +1,24 @@
 // The page: controls, keyboard, pointer, address.
-import { THEME, colourTable } from "./colour.js";
-import { figure, lengthOf, percent, stretch } from "./format.js";
-import { partName } from "./lags.js";
+import { colourTable, THEME } from "./colour.js";
+import { figure, lengthOf, stretch } from "./format.js";
+import { partName, placeOfLag } from "./lag_axis.js";
 import { buildGrid, hint, neighbour, same, showGrid } from "./navigator.js";
-import { showNumbers, verdictSentence } from "./numbers.js";
+import { showNumbers } from "./numbers.js";
+import { lagsOf, readout, summary } from "./readout.js";
 import { download, pngBlob, svgText } from "./save.js";
-import { comparable, drawStage, lookedAt, pooled, showFocus, subjectOf } from "./stage.js";
-import { firstHead, headNamed, partOf, pinnedPlace, placeOf, readAddress, settle, writeAddress, GAMMA } from "./state.js";
-import { embedded, loadRun, profileOf, strongestLag } from "./study.js";
+import { comparable, drawStage, lookedAt, showFocus, subjectOf } from "./stage.js";
+import {
+  firstHead,
+  GAMMA,
+  headNamed,
+  partOf,
+  pinnedPlace,
+  placeOf,
+  readAddress,
+  settle,
+  writeAddress,
+} from "./state.js";
+import { embedded, loadRun } from "./study.js";
 
 const byId = (name) => document.getElementById(name);
 const index = embedded("index");
@@ -33,7 +44,8 @@ function themeOf() {
 
 /** Take over a state that the address describes. */
 async function open(hash) {
-  const mine = (turn += 1);
+  turn += 1;
+  const mine = turn;
   const address = readAddress(hash);
   const run = await loaded(placeOf(index.runs, address.m, address.s));
   const pinned = pinnedPlace(index.runs, address.c);
@@ -45,7 +57,8 @@ async function open(hash) {
 
 /** Show another run, at the same head where it has one. */
 async function openRun(place) {
-  const mine = (turn += 1);
+  turn += 1;
+  const mine = turn;
   const before = subjectOf(runs.get(state.run), state);
   const run = await loaded(place);
   if (mine !== turn) return;
@@ -77,7 +90,11 @@ function sameTokens(head) {
 function rebuild() {
   const run = runs.get(state.run);
   fill(byId("model"), [...new Set(index.runs.map(({ model }) => model))], run.model);
-  fill(byId("signal"), index.runs.filter(({ model }) => model === run.model).map(({ signal }) => signal), run.signal);
+  fill(
+    byId("signal"),
+    index.runs.filter(({ model }) => model === run.model).map(({ signal }) => signal),
+    run.signal,
+  );
   buildGrid(byId("grid"), run, chooseHead);
   byId("grid").dataset.drawn = "";
   render();
@@ -98,27 +115,21 @@ function render() {
   panels = drawStage(stage, subjects, { ...state, theme }, tables);
   showGrid(byId("grid"), run, state, { tables, colours, part: state.part });
   showNumbers(byId("head"), subjects, state.part, colours);
-  controls(run, subjects);
+  controls(subjects);
   byId("hint").textContent = hint(run, state);
-  byId("stage-summary").textContent = subjects.map((subject) => summary(subject)).join(" ");
+  byId("stage-summary").textContent = subjects.map((subject) => summary(subject, state.part)).join(" ");
   show();
   remember();
 }
 
-/** A sentence on a head, for those who do not see the maps. */
-function summary(subject) {
-  const found = strongestLag(profileOf(subject.stack, state.part, subject.layer, subject.head));
-  const lag = found ? `looks ${figure(found.ratio, 3)} times as much as uniform attention at lag ${lengthOf(subject.run, found.lag)}, limit ${figure(found.limit, 3)}` : "no lag above its limit";
-  return `${subject.run.model} on ${subject.run.signal}, ${subject.label}: ${lag}; verdicts: ${verdictSentence(subject)}.`;
-}
-
-function controls(run, subjects) {
+function controls(subjects) {
   const [{ stack }] = subjects;
   fill(byId("part"), stack.parts, state.part, partName);
   byId("part").disabled = stack.parts.length < 2;
   byId("gamma").value = state.gamma;
   byId("gamma-value").textContent = figure(state.gamma, 2);
-  for (const button of document.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", String(button.dataset.mode === state.mode));
+  for (const button of document.querySelectorAll("[data-mode]"))
+    button.setAttribute("aria-pressed", String(button.dataset.mode === state.mode));
   byId("comparing").hidden = subjects.length < 2;
   const subtractable = subjects.length === 2 && comparable(...subjects);
   for (const button of document.querySelectorAll("[data-scale]")) {
@@ -129,15 +140,11 @@ function controls(run, subjects) {
     button.setAttribute("aria-pressed", String(button.dataset.scale === shown));
   }
   byId("query").max = stack.rows - 1;
-  byId("lag").max = lagsOf(subjects[0]).length - 1;
+  byId("lag").max = lagsOf(subjects[0], state.part).length - 1;
   for (const name of ["from", "to"]) {
     byId(name).max = stack.rows - 1;
     byId(name).value = state.range ? state.range[name === "from" ? 0 : 1] : "";
   }
-}
-
-function lagsOf(subject) {
-  return [...(profileOf(subject.stack, state.part, subject.layer, subject.head)?.lag ?? [])];
 }
 
 /** What is looked at now: what the pointer is on, else what is locked. */
@@ -154,38 +161,9 @@ function show() {
   const [subject] = panels.subjects;
   byId("query").value = now.query ?? -1;
   byId("query-value").textContent = now.query === null ? "–" : stretch(subject.run, subject.stack.query, now.query);
-  const lags = lagsOf(subject);
-  const at = now.lag === null ? -1 : lags.findIndex((lag) => Math.abs(lag - now.lag) < 1e-3);
-  byId("lag").value = at;
+  byId("lag").value = now.lag === null ? -1 : placeOfLag(lagsOf(subject, state.part), now.lag);
   byId("lag-value").textContent = now.lag === null ? "–" : lengthOf(subject.run, now.lag);
-  byId("readout").textContent = readout(now) || "\u00a0";
-}
-
-function readout({ query, key, lag }) {
-  const [a, b] = panels.subjects;
-  const said = [];
-  if (query !== null) said.push(`query ${stretch(a.run, a.stack.query, query)}`);
-  if (key !== null) said.push(`key ${stretch(a.run, a.stack.key, key)}`, `lag ${lengthOf(a.run, lag)}`, weights(query, key));
-  else if (lag !== null) said.push(`lag ${lengthOf(a.run, lag)}`, ...panels.subjects.map((subject) => ratioText(subject, lag)));
-  if (query === null && state.range) said.push(`mean of queries ${state.range[0]} to ${state.range[1]}${pooled(a) ? " (pooled map: no profile of a range)" : "; green: this window alone, no null"}`);
-  else if (query !== null && key === null && b) said.push(`of ${a.label}`);
-  return said.join(" · ");
-}
-
-function weights(query, key) {
-  const [a, b] = panels.subjects;
-  const own = a.map[query * a.stack.columns + key];
-  if (!b) return `weight ${percent(own)}`;
-  if (!comparable(a, b)) return `weight ${percent(own)} in the first`;
-  const other = b.map[query * b.stack.columns + key];
-  return `weights ${percent(own)} and ${percent(other)}, difference ${own >= other ? "+" : ""}${percent(own - other)}`;
-}
-
-function ratioText(subject, lag) {
-  const profile = profileOf(subject.stack, state.part, subject.layer, subject.head);
-  const i = profile ? profile.lag.findIndex((value) => Math.abs(value - lag) < 1e-3) : -1;
-  if (i < 0) return "no profile here";
-  return `ratio ${figure(profile.ratio[i], 3)} (null ${figure(profile.control_mean[i], 3)}, limit ${figure(profile.limit[i], 3)})`;
+  byId("readout").textContent = readout(panels.subjects, now, state);
 }
 
 let writing = null;
@@ -253,7 +231,7 @@ function onKey(event) {
   event.preventDefault();
   chooseHead(next, false);
   byId("grid").querySelector('[aria-current="true"]').focus();
-  byId("status").textContent = summary(panels.subjects[0]);
+  byId("status").textContent = summary(panels.subjects[0], state.part);
 }
 
 function onRange() {
@@ -288,16 +266,20 @@ function listen() {
   on("gamma", "input", () => change({ gamma: Math.min(Math.max(byId("gamma").valueAsNumber, GAMMA.low), GAMMA.high) }));
   on("theme", "click", () => change({ theme: themeOf() === "dark" ? "light" : "dark" }));
   on("link", "click", copyLink);
-  on("save-svg", "click", () => download(new Blob([svgText(stage, panels.colours.panel)], { type: "image/svg+xml" }), fileName("svg")));
+  on("save-svg", "click", () =>
+    download(new Blob([svgText(stage, panels.colours.panel)], { type: "image/svg+xml" }), fileName("svg")),
+  );
   on("save-png", "click", async () => download(await pngBlob(stage, panels.colours.panel), fileName("png")));
   on("end", "click", () => change({ pin: null }));
   on("release", "click", () => change({ query: null, lag: null, range: null }));
   on("query", "input", () => change({ query: byId("query").valueAsNumber < 0 ? null : byId("query").valueAsNumber }));
-  on("lag", "input", () => change({ lag: lagsOf(panels.subjects[0])[byId("lag").valueAsNumber] ?? null }));
+  on("lag", "input", () => change({ lag: lagsOf(panels.subjects[0], state.part)[byId("lag").valueAsNumber] ?? null }));
   on("from", "change", onRange);
   on("to", "change", onRange);
-  for (const button of document.querySelectorAll("[data-mode]")) button.addEventListener("click", () => change({ mode: button.dataset.mode }));
-  for (const button of document.querySelectorAll("[data-scale]")) button.addEventListener("click", () => change({ scale: button.dataset.scale }));
+  for (const button of document.querySelectorAll("[data-mode]"))
+    button.addEventListener("click", () => change({ mode: button.dataset.mode }));
+  for (const button of document.querySelectorAll("[data-scale]"))
+    button.addEventListener("click", () => change({ scale: button.dataset.scale }));
   stage.addEventListener("pointermove", onPointerMove);
   stage.addEventListener("pointerdown", onPointerDown);
   stage.addEventListener("click", onClick);

@@ -1,10 +1,10 @@
 // The time-time map of a head, or the difference of two, with the series on both margins.
-import { css, diverging, paint, quantile, sequential, ON_MAP } from "./colour.js";
+import { css, diverging, ON_MAP, paint, quantile, sequential } from "./colour.js";
 import { percent, timeTicks } from "./format.js";
 import { MAP } from "./layout.js";
 import { drawCurves, extent, inside } from "./series.js";
 import { centre, tokenAt } from "./study.js";
-import { add, axis, fit, linear, widthOf, write, LABEL, TICK, TITLE } from "./svg.js";
+import { add, axis, fit, LABEL, linear, TICK, TITLE, widthOf, write } from "./svg.js";
 
 const MARGIN = 34;
 const TOP_SHARE = 0.995;
@@ -31,7 +31,12 @@ export function aspectOf(stack) {
  */
 export function drawMap(parent, rect, subject, { values, high, signed, tables, gamma, title, tint, others }, colours) {
   const { stack, run } = subject;
-  const plot = { left: rect.x + MAP.left, right: rect.x + rect.width - MAP.right, top: rect.y + MAP.top, bottom: rect.y + rect.height - MAP.bottom };
+  const plot = {
+    left: rect.x + MAP.left,
+    right: rect.x + rect.width - MAP.right,
+    top: rect.y + MAP.top,
+    bottom: rect.y + rect.height - MAP.bottom,
+  };
   const x = linear(stack.key.edges[0], stack.key.edges[stack.columns], plot.left, plot.right);
   const y = linear(stack.query.edges[0], stack.query.edges[stack.rows], plot.bottom, plot.top);
   header(parent, rect, plot, { title, tint, high, signed, tables, gamma, values }, colours);
@@ -39,17 +44,37 @@ export function drawMap(parent, rect, subject, { values, high, signed, tables, g
   const colourOf = signed ? diverging(tables.diverging, high, gamma) : sequential(tables.sequential, high, gamma);
   paint(canvas, values, stack.query.edges, stack.key.edges, colourOf);
   add(parent, "image", {
-    x: plot.left, y: plot.top, width: plot.right - plot.left, height: plot.bottom - plot.top,
-    href: canvas.toDataURL(), preserveAspectRatio: "none", style: "image-rendering:pixelated", class: "map",
+    x: plot.left,
+    y: plot.top,
+    width: plot.right - plot.left,
+    height: plot.bottom - plot.top,
+    href: canvas.toDataURL(),
+    preserveAspectRatio: "none",
+    style: "image-rendering:pixelated",
+    class: "map",
   });
   margins(parent, [run, ...others], { plot, x, y }, colours);
   borders(parent, run, { plot, x, y }, signed ? colours.ink : "#ffffff");
   const bottom = timeTicks(run, ...x.domain, 5);
   axis(parent, bottom, x, "bottom", plot.bottom, colours);
-  axis(parent, timeTicks(run, ...y.domain, Math.max(2, Math.round((plot.bottom - plot.top) / 80))), y, "right", plot.right, colours);
+  axis(
+    parent,
+    timeTicks(run, ...y.domain, Math.max(2, Math.round((plot.bottom - plot.top) / 80))),
+    y,
+    "right",
+    plot.right,
+    colours,
+  );
   const unit = run.dates ? "" : ` (${run.time.name})`;
-  write(parent, (plot.left + plot.right) / 2, plot.bottom + 33, `key time${unit}: looked at`, { fill: colours.muted, anchor: "middle" });
-  write(parent, rect.x + 12, (plot.top + plot.bottom) / 2, `query time${unit}`, { fill: colours.muted, anchor: "middle", turn: -90 });
+  write(parent, (plot.left + plot.right) / 2, plot.bottom + 33, `key time${unit}: looked at`, {
+    fill: colours.muted,
+    anchor: "middle",
+  });
+  write(parent, rect.x + 12, (plot.top + plot.bottom) / 2, `query time${unit}`, {
+    fill: colours.muted,
+    anchor: "middle",
+    turn: -90,
+  });
   const overlay = add(parent, "g", { "pointer-events": "none" });
   return {
     plot,
@@ -69,7 +94,9 @@ function at(px, py, { plot, x, y, stack }) {
 
 function header(parent, rect, plot, { title, tint, high, signed, tables, gamma, values }, colours) {
   add(parent, "rect", { x: plot.left, y: rect.y + 3, width: 10, height: 10, rx: 2, fill: tint });
-  const ends = signed ? [`−${percent(high)}`, percent(high)] : ["0", `${values.some((value) => value > high) ? "≥ " : ""}${percent(high)}`];
+  const ends = signed
+    ? [`−${percent(high)}`, percent(high)]
+    : ["0", `${values.some((value) => value > high) ? "≥ " : ""}${percent(high)}`];
   const bar = 70;
   const right = plot.right;
   const widths = ends.map((text) => widthOf(text, TICK));
@@ -77,13 +104,19 @@ function header(parent, rect, plot, { title, tint, high, signed, tables, gamma, 
   for (let i = 0; i < bar; i += 1) {
     const share = (i + 0.5) / bar;
     const table = signed ? tables.diverging : tables.sequential;
-    const step = signed ? 127.5 + 127.5 * Math.sign(share - 0.5) * Math.abs(2 * share - 1) ** gamma : 255 * share ** gamma;
+    const step = signed
+      ? 127.5 + 127.5 * Math.sign(share - 0.5) * Math.abs(2 * share - 1) ** gamma
+      : 255 * share ** gamma;
     add(parent, "rect", { x: left + i, y: rect.y + 3, width: 1.5, height: 10, fill: css(table, Math.round(step)) });
   }
   write(parent, left - 5, rect.y + 12, ends[0], { fill: colours.muted, size: TICK, anchor: "end" });
   write(parent, right, rect.y + 12, ends[1], { fill: colours.muted, size: TICK, anchor: "end" });
   const room = left - widths[0] - 14 - (plot.left + 16);
-  write(parent, plot.left + 16, rect.y + 12.5, fit(title, room, LABEL, "bold"), { fill: colours.ink, size: Math.min(LABEL, TITLE), weight: "bold" });
+  write(parent, plot.left + 16, rect.y + 12.5, fit(title, room, LABEL, "bold"), {
+    fill: colours.ink,
+    size: Math.min(LABEL, TITLE),
+    weight: "bold",
+  });
 }
 
 /** The series above the map along its keys, and to the left along its queries. */
@@ -104,8 +137,10 @@ function margins(parent, runs, { plot, x, y }, colours) {
 function borders(parent, run, { plot, x, y }, stroke) {
   const at = run.history - 0.5;
   const dashed = { stroke, "stroke-dasharray": "4 3", "stroke-opacity": 0.8, "stroke-width": 0.9 };
-  if (at > x.domain[0] + 1 && at < x.domain[1] - 1) add(parent, "line", { x1: x(at), x2: x(at), y1: plot.top, y2: plot.bottom, ...dashed });
-  if (at > y.domain[0] + 1 && at < y.domain[1] - 1) add(parent, "line", { x1: plot.left, x2: plot.right, y1: y(at), y2: y(at), ...dashed });
+  if (at > x.domain[0] + 1 && at < x.domain[1] - 1)
+    add(parent, "line", { x1: x(at), x2: x(at), y1: plot.top, y2: plot.bottom, ...dashed });
+  if (at > y.domain[0] + 1 && at < y.domain[1] - 1)
+    add(parent, "line", { x1: plot.left, x2: plot.right, y1: y(at), y2: y(at), ...dashed });
 }
 
 /** Row of the query, column of the key, diagonal of the lag, and the range of queries. */
@@ -116,15 +151,35 @@ function show(overlay, focus, { plot, x, y, subject, colours, signed }) {
   const frame = (attributes) => add(overlay, "rect", { fill: "none", stroke, "stroke-width": 1.4, ...attributes });
   if (focus.range) {
     const [top, bottom] = [y(query.edges[focus.range[1] + 1]), y(query.edges[focus.range[0]])];
-    frame({ x: plot.left - MARGIN - 4, y: top, width: plot.right - plot.left + MARGIN + 4, height: bottom - top, stroke: colours.range, "stroke-width": 2, class: "range" });
+    frame({
+      x: plot.left - MARGIN - 4,
+      y: top,
+      width: plot.right - plot.left + MARGIN + 4,
+      height: bottom - top,
+      stroke: colours.range,
+      "stroke-width": 2,
+      class: "range",
+    });
   }
   if (focus.query !== null && focus.query !== undefined) {
     const [top, bottom] = [y(query.edges[focus.query + 1]), y(query.edges[focus.query])];
-    frame({ x: plot.left - 3, y: top - 0.7, width: plot.right - plot.left + 6, height: bottom - top + 1.4, class: "query" });
+    frame({
+      x: plot.left - 3,
+      y: top - 0.7,
+      width: plot.right - plot.left + 6,
+      height: bottom - top + 1.4,
+      class: "query",
+    });
   }
   if (focus.key !== null && focus.key !== undefined) {
     const [left, right] = [x(key.edges[focus.key]), x(key.edges[focus.key + 1])];
-    frame({ x: left - 0.7, y: plot.top - 3, width: right - left + 1.4, height: plot.bottom - plot.top + 6, class: "key" });
+    frame({
+      x: left - 0.7,
+      y: plot.top - 3,
+      width: right - left + 1.4,
+      height: plot.bottom - plot.top + 6,
+      class: "key",
+    });
   }
   if (focus.lag !== null && focus.lag !== undefined) diagonal(overlay, focus.lag, { plot, x, y, stroke });
 }
@@ -134,5 +189,14 @@ function diagonal(overlay, lag, { x, y, stroke }) {
   const from = Math.max(x.domain[0], y.domain[0] - lag);
   const to = Math.min(x.domain[1], y.domain[1] - lag);
   if (from >= to) return;
-  add(overlay, "line", { x1: x(from), y1: y(from + lag), x2: x(to), y2: y(to + lag), stroke, "stroke-width": 1.2, "stroke-dasharray": "5 4", class: "lag" });
+  add(overlay, "line", {
+    x1: x(from),
+    y1: y(from + lag),
+    x2: x(to),
+    y2: y(to + lag),
+    stroke,
+    "stroke-width": 1.2,
+    "stroke-dasharray": "5 4",
+    class: "lag",
+  });
 }

@@ -41,7 +41,10 @@ function cell(run, head, choose) {
   button.head = head;
   const stack = run.stacks[head.stack];
   const found = rowsOf(run.verdicts, stack.name, stack.layers[head.layer], stack.heads[head.head]);
-  button.classList.toggle("supported", found.some((row) => row.verdict === "supported"));
+  button.classList.toggle(
+    "supported",
+    found.some((row) => row.verdict === "supported"),
+  );
   button.addEventListener("click", (event) => choose(head, event.shiftKey));
   return button;
 }
@@ -100,7 +103,9 @@ function draw(button, { run, state, tables, colours, part }) {
 }
 
 function describe(run, stack, head, strongest) {
-  const found = rowsOf(run.verdicts, stack.name, stack.layers[head.layer], stack.heads[head.head]).filter((row) => row.verdict === "supported");
+  const found = rowsOf(run.verdicts, stack.name, stack.layers[head.layer], stack.heads[head.head]).filter(
+    (row) => row.verdict === "supported",
+  );
   const lag = strongest ? `furthest above its limit at lag ${lengthOf(run, strongest.lag)}` : "no lag above its limit";
   const verdict = found.length ? `; supported: ${found.map((row) => lengthOf(run, row.period)).join(", ")}` : "";
   return `${stack.name} layer ${stack.layers[head.layer]} head ${stack.heads[head.head]}: ${lag}${verdict}`;
@@ -115,13 +120,17 @@ function drawProfile(canvas, profile, colours) {
   context.fillRect(0, 0, width, height);
   if (!profile || !profile.lag.length) return;
   const { lag, ratio, limit } = profile;
-  const logs = (values) => Float32Array.from(values, (value, i) => (lag[i] === 0 ? NaN : Math.log2(Math.max(value, 1 / 32))));
+  const logs = (values) =>
+    Float32Array.from(values, (value, i) => (lag[i] === 0 ? NaN : Math.log2(Math.max(value, 1 / 32))));
   const [curve, bound] = [logs(ratio), logs(limit)];
   const finite = [...curve, ...bound].filter(Number.isFinite);
   const [low, high] = [Math.min(...finite, -1), Math.max(...finite, 1)];
   const x = (i) => ((lag[i] - lag[0]) / (lag[lag.length - 1] - lag[0] || 1)) * (width - 4) + 2;
   const y = (value) => height - 3 - ((value - low) / (high - low)) * (height - 6);
-  for (const [values, style, thick] of [[bound, colours.faint, 1.5], [curve, colours.a, 3]]) {
+  for (const [values, style, thick] of [
+    [bound, colours.faint, 1.5],
+    [curve, colours.a, 3],
+  ]) {
     context.strokeStyle = style;
     context.lineWidth = thick;
     context.beginPath();
@@ -136,7 +145,9 @@ function drawProfile(canvas, profile, colours) {
 
 /** The head an arrow key leads to, or null; rows run on over the stacks of the run. */
 export function neighbour(run, state, key) {
-  const rows = run.stacks.flatMap((stack, s) => stack.layers.map((_, l) => ({ stack: s, layer: l, heads: stack.heads.length })));
+  const rows = run.stacks.flatMap((stack, s) =>
+    stack.layers.map((_, l) => ({ stack: s, layer: l, heads: stack.heads.length })),
+  );
   const row = rows.findIndex((one) => one.stack === state.stack && one.layer === state.layer);
   const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
   if (!(key in moves)) return null;
@@ -156,4 +167,3 @@ export function hint(run, state) {
   const count = run.verdicts ? `Green dot: a period is supported. ` : "";
   return `${what} ${count}Click or arrows open a head; Shift-click or Enter pins it for comparison.`;
 }
-

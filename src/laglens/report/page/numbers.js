@@ -1,7 +1,7 @@
 // The numbers of the chosen heads: verdicts, lags above the limit, measures.
 import { figure, lengthOf } from "./format.js";
+import { partName } from "./lag_axis.js";
 import { peaks, profileOf, rowsOf } from "./study.js";
-import { partName } from "./lags.js";
 
 const MOST_PERIODS = 6;
 
@@ -60,7 +60,8 @@ function verdicts(parent, subject) {
     reason.colSpan = 4;
     reason.className = "reason";
   }
-  if (found.length > MOST_PERIODS) append(parent, "p", `and ${found.length - MOST_PERIODS} more periods`).className = "note";
+  if (found.length > MOST_PERIODS)
+    append(parent, "p", `and ${found.length - MOST_PERIODS} more periods`).className = "note";
 }
 
 function lags(parent, subject, part) {

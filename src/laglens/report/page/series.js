@@ -1,7 +1,7 @@
 // The series of the window, with the keys of the query that is looked at.
-import { timeTicks, roundTicks, figure } from "./format.js";
+import { figure, roundTicks, timeTicks } from "./format.js";
 import { centre, tokenAt } from "./study.js";
-import { add, axis, fit, line, linear, write, TITLE, TICK } from "./svg.js";
+import { add, axis, fit, line, linear, TICK, TITLE, write } from "./svg.js";
 
 const LEFT = 62;
 const ARCS = 4;
@@ -43,12 +43,21 @@ export function span(run) {
 /** Draw the panel; returns what it is at a place of the stage, and how it shows what is looked at. */
 export function drawSeries(parent, rect, subject, colours) {
   const { run } = subject;
-  const plot = { left: rect.x + LEFT, right: rect.x + rect.width - 8, top: rect.y + 48, bottom: rect.y + rect.height - 24 };
+  const plot = {
+    left: rect.x + LEFT,
+    right: rect.x + rect.width - 8,
+    top: rect.y + 48,
+    bottom: rect.y + rect.height - 24,
+  };
   const x = linear(...span(run), plot.left, plot.right);
   const [low, high] = extent(run.series, run.forecast);
   const y = linear(low - 0.05 * (high - low), high + 0.05 * (high - low), plot.bottom, plot.top);
   const title = `${run.model} on ${run.signal}`;
-  write(parent, rect.x, rect.y + 14, fit(title, rect.width * 0.6, TITLE, "bold"), { fill: colours.ink, size: TITLE, weight: "bold" });
+  write(parent, rect.x, rect.y + 14, fit(title, rect.width * 0.6, TITLE, "bold"), {
+    fill: colours.ink,
+    size: TITLE,
+    weight: "bold",
+  });
   const unit = run.dates ? "" : `, time in ${run.time.name}`;
   const note = `window ${run.window + 1} of ${run.windows}${unit}`;
   write(parent, plot.right, rect.y + 14, note, { fill: colours.muted, size: TICK, anchor: "end" });
@@ -57,18 +66,32 @@ export function drawSeries(parent, rect, subject, colours) {
     add(parent, "line", { x1: plot.left, x2: plot.right, y1: y(tick), y2: y(tick), stroke: colours.line });
     write(parent, plot.left - 6, y(tick) + 3.7, figure(tick, 4), { fill: colours.muted, size: TICK, anchor: "end" });
   }
-  if (run.unit) write(parent, rect.x + 10, (plot.top + plot.bottom) / 2, run.unit, { fill: colours.muted, size: TICK, anchor: "middle", turn: -90 });
+  if (run.unit)
+    write(parent, rect.x + 10, (plot.top + plot.bottom) / 2, run.unit, {
+      fill: colours.muted,
+      size: TICK,
+      anchor: "middle",
+      turn: -90,
+    });
   const under = add(parent, "g");
   drawCurves(parent, run, x, y, colours);
   if (run.history < run.series.length) {
     const border = x(run.history - 0.5);
-    add(parent, "line", { x1: border, x2: border, y1: plot.top, y2: plot.bottom, stroke: colours.muted, "stroke-dasharray": "4 3" });
+    add(parent, "line", {
+      x1: border,
+      x2: border,
+      y1: plot.top,
+      y2: plot.bottom,
+      stroke: colours.muted,
+      "stroke-dasharray": "4 3",
+    });
     write(parent, border + 5, plot.top + 9, "forecast", { fill: colours.a, size: TICK });
     write(parent, border - 5, plot.top + 9, "history", { fill: colours.muted, size: TICK, anchor: "end" });
   }
   axis(parent, timeTicks(run, ...span(run), 8), x, "bottom", plot.bottom, colours);
   return {
-    at: (px, py) => (inside(plot, px, py) ? { query: tokenAt(subject.stack.query, x.inverse(px)), panel: "series" } : null),
+    at: (px, py) =>
+      inside(plot, px, py) ? { query: tokenAt(subject.stack.query, x.inverse(px)), panel: "series" } : null,
     show: (focus) => showKeys(under, focus, { plot, x, subject, colours }),
   };
 }
@@ -86,20 +109,40 @@ function showKeys(group, focus, { plot, x, subject, colours }) {
   const strongest = Math.max(...weights);
   const block = (tokens, token, attributes) => {
     const [left, right] = [x(tokens.edges[token]), x(tokens.edges[token + 1])];
-    add(group, "rect", { x: left, y: plot.top, width: Math.max(right - left, 1), height: plot.bottom - plot.top, ...attributes });
+    add(group, "rect", {
+      x: left,
+      y: plot.top,
+      width: Math.max(right - left, 1),
+      height: plot.bottom - plot.top,
+      ...attributes,
+    });
   };
   weights.forEach((weight, token) => {
     const share = (weight / strongest) ** focus.gamma;
     if (weight > 0.02 * strongest) block(key, token, { fill: tint, "fill-opacity": 0.55 * share, "data-key": token });
   });
   const [left, right] = [x(query.edges[from]), x(query.edges[to + 1])];
-  add(group, "rect", { x: left, y: plot.top - 3, width: right - left, height: plot.bottom - plot.top + 6, fill: "none", stroke: tint, "stroke-width": 2 });
+  add(group, "rect", {
+    x: left,
+    y: plot.top - 3,
+    width: right - left,
+    height: plot.bottom - plot.top + 6,
+    fill: "none",
+    stroke: tint,
+    "stroke-width": 2,
+  });
   if (from !== to) return;
   const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, ARCS);
   for (const token of order) {
     const [start, end] = [(left + right) / 2, x(centre(key, token))];
     const rise = Math.min(24, 6 + Math.abs(end - start) / 6);
     const d = `M${start.toFixed(1)},${plot.top - 3}Q${((start + end) / 2).toFixed(1)},${(plot.top - 3 - 2 * rise).toFixed(1)} ${end.toFixed(1)},${plot.top - 3}`;
-    add(group, "path", { d, fill: "none", stroke: colours.muted, "stroke-width": 0.6 + 2.4 * (weights[token] / strongest), "stroke-opacity": 0.8 });
+    add(group, "path", {
+      d,
+      fill: "none",
+      stroke: colours.muted,
+      "stroke-width": 0.6 + 2.4 * (weights[token] / strongest),
+      "stroke-opacity": 0.8,
+    });
   }
 }

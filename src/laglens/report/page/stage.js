@@ -1,12 +1,14 @@
 // The stage: every panel of the view in one SVG, and what the pointer is on.
 import { THEME } from "./colour.js";
-import { lengthOf } from "./format.js";
+import { figure, lengthOf } from "./format.js";
+import { drawCurve } from "./knock_out.js";
 import { layout } from "./layout.js";
-import { drawCurve, drawProfile, drawStrip } from "./lags.js";
 import { aspectOf, drawMap, upperDifference, upperEnd } from "./map.js";
+import { drawProfile } from "./profile.js";
 import { drawSeries } from "./series.js";
+import { drawStrip } from "./strip.js";
 import { centre, mapOf, meanRow, rangeRatio, tokenAt } from "./study.js";
-import { wrap, write, FONT, TICK } from "./svg.js";
+import { FONT, TICK, wrap, write } from "./svg.js";
 
 /** A head with everything that is drawn of it. */
 export function subjectOf(run, { stack, layer, head }) {
@@ -34,17 +36,41 @@ export function drawStage(stage, subjects, state, tables) {
   const panels = { series: drawSeries(stage, rects.series, subjects[0], colours), maps: [] };
   const highs = subjects.map((subject) => upperEnd(subject.map));
   const common = Math.max(...highs);
-  const name = (subject) => (subjects.length > 1 && subjects[0].run !== subjects[1].run ? `${subject.label}, ${otherName(subjects, subject)}` : subject.label);
+  const name = (subject) =>
+    subjects.length > 1 && subjects[0].run !== subjects[1].run
+      ? `${subject.label}, ${otherName(subjects, subject)}`
+      : subject.label;
   shown.forEach((subject, i) => {
-    const own = { values: subject.map, high: state.scale === "own" ? highs[i] : common, signed: false, title: name(subject), others: [] };
+    const own = {
+      values: subject.map,
+      high: state.scale === "own" ? highs[i] : common,
+      signed: false,
+      title: name(subject),
+      others: [],
+    };
     const values = difference ? subject.map.map((weight, at) => weight - subjects[1].map[at]) : null;
-    const signed = difference ? { values, high: upperDifference(values), signed: true, title: `${name(subjects[0])} − ${name(subjects[1])}`, others: subjects[1].run === subject.run ? [] : [subjects[1].run] } : own;
+    const signed = difference
+      ? {
+          values,
+          high: upperDifference(values),
+          signed: true,
+          title: `${name(subjects[0])} − ${name(subjects[1])}`,
+          others: subjects[1].run === subject.run ? [] : [subjects[1].run],
+        }
+      : own;
     const tint = difference || i === 0 ? colours.a : colours.b;
     panels.maps.push(drawMap(stage, rects.maps[i], subject, { ...signed, tables, gamma: state.gamma, tint }, colours));
   });
-  const range = state.range && state.part && subjects[0].stack.profiles[state.part] && !pooled(subjects[0])
-    ? rangeRatio(subjects[0].stack, subjects[0].map, state.part, subjects[0].stack.profiles[state.part].lag, ...state.range)
-    : null;
+  const range =
+    state.range && state.part && subjects[0].stack.profiles[state.part] && !pooled(subjects[0])
+      ? rangeRatio(
+          subjects[0].stack,
+          subjects[0].map,
+          state.part,
+          subjects[0].stack.profiles[state.part].lag,
+          ...state.range,
+        )
+      : null;
   panels.profile = drawProfile(stage, rects.profile, subjects, { part: state.part, range }, colours);
   panels.strip = drawStrip(stage, rects.strip, subjects, { part: state.part, tables }, colours);
   if (rects.curve) panels.curve = drawCurve(stage, rects.curve, subjects, { part: state.part }, colours);
@@ -68,19 +94,42 @@ export function pooled({ run, stack }) {
 function caption(stage, subjects, width, top, colours) {
   const lines = subjects.flatMap((subject) => wrap(sentences(subject), width - 8));
   const unique = [...new Set(lines)];
-  unique.forEach((text, i) => write(stage, 0, top + 14 * i + 8, text, { fill: colours.muted, size: TICK }));
+  for (const [i, text] of unique.entries())
+    write(stage, 0, top + 14 * i + 8, text, { fill: colours.muted, size: TICK });
   return top + 14 * unique.length + 6;
 }
 
 function sentences({ run, stack }) {
-  const known = run.known.map((rhythm) => `${rhythm.name} = ${lengthOf(run, rhythm.samples)}${rhythm.notes.length ? ` (${rhythm.notes.join(", ")})` : ""}`);
-  const truth = known.length ? `True periods of ${run.signal}, with their multiples: ${known.join(", ")}.` : `No period of ${run.signal} is known.`;
-  const null_ = stack.null ? `Lag profiles: mean of ${run.windows} windows; null: ${stack.null}.` : "";
+  const known = run.known.map((rhythm) => {
+    const notes = rhythm.notes.length ? ` (${rhythm.notes.join(", ")})` : "";
+    return `${rhythm.name} = ${lengthOf(run, rhythm.samples)}${notes}`;
+  });
+  const truth = known.length
+    ? `True periods of ${run.signal}, with their multiples: ${known.join(", ")}.`
+    : `No period of ${run.signal} is known.`;
   const token = stack.token === 1 ? "" : ` One token is ${lengthOf(run, stack.token)}.`;
-  const blocks = run.pooled[stack.name];
-  const coarse = blocks.some((block) => block > 1) ? ` Maps are pooled by the maximum of ${blocks.join(" × ")} tokens; profiles are exact.` : "";
+  return `${measured(run, stack)} ${truth}${token} ${shown(run, stack)}`;
+}
+
+/** What the profiles were measured against. */
+function measured(run, stack) {
+  if (!stack.null) return "";
+  const share = `${figure(100 * stack.confidence, 3)} %`;
+  const cuts = run.curve ? " Knock-out: one lag cut in all heads; band: 80 % of windows." : "";
+  return (
+    `Attention by lag: mean of ${run.windows} windows; null: ${stack.null}; grey band: ${share} of it at each lag, ` +
+    `dashed: ${share} over all lags, dots: above that.${cuts}`
+  );
+}
+
+/** What the maps show. */
+function shown(run, stack) {
   const scale = stack.normalisation === "mass" ? "share of the query's attention" : "mean weight per token pair";
-  return `${null_} ${truth}${token} Maps: window ${run.window + 1}, ${scale}.${coarse}`;
+  const blocks = run.pooled[stack.name];
+  const coarse = blocks.some((block) => block > 1)
+    ? ` Maps are pooled by the maximum of ${blocks.join(" × ")} tokens; profiles are exact.`
+    : "";
+  return `Maps: window ${run.window + 1}, ${scale}.${coarse}`;
 }
 
 /** What the pointer is on, in terms of the first head; null on nothing. */
@@ -100,7 +149,8 @@ export function lookedAt(panels, x, y) {
 
 /** Query and key of one head as those of another at the same time. */
 function translate(found, from, to) {
-  const move = (token, axis) => (token === undefined || token === null ? token : tokenAt(to.stack[axis], centre(from.stack[axis], token)));
+  const move = (token, axis) =>
+    token === undefined || token === null ? token : tokenAt(to.stack[axis], centre(from.stack[axis], token));
   return { ...found, query: move(found.query, "query"), key: move(found.key, "key") };
 }
 
@@ -119,4 +169,3 @@ export function showFocus(panels, focus, state) {
   });
   for (const panel of [panels.profile, panels.strip, panels.curve]) panel?.show({ lag });
 }
-

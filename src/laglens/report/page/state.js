@@ -1,5 +1,5 @@
 // What is looked at, and how it is written into the address: short keys, and every value checked on reading.
-import { strongestLag, profileOf } from "./study.js";
+import { profileOf, strongestLag } from "./study.js";
 
 export const MODES = ["maps", "profiles", "lags"];
 export const SCALES = ["same", "own", "difference"];
@@ -73,7 +73,8 @@ export function firstHead(run) {
     for (let l = 0; l < stack.layers.length; l += 1)
       for (let h = 0; h < stack.heads.length; h += 1) {
         const found = strongestLag(profileOf(stack, partOf(run, stack, null), l, h));
-        if (found && found.beyond > best.beyond) best = { run: run.place, stack: s, layer: l, head: h, beyond: found.beyond };
+        if (found && found.beyond > best.beyond)
+          best = { run: run.place, stack: s, layer: l, head: h, beyond: found.beyond };
       }
   });
   return { run: best.run, stack: best.stack, layer: best.layer, head: best.head };
@@ -109,12 +110,24 @@ export function settle(address, run, pinnedRun) {
 export function writeAddress(state, runs) {
   const run = runs.get(state.run);
   const stack = run.stacks[state.stack];
-  const parts = { m: run.model, s: run.signal, k: stack.name, l: stack.layers[state.layer], h: stack.heads[state.head] };
+  const parts = {
+    m: run.model,
+    s: run.signal,
+    k: stack.name,
+    l: stack.layers[state.layer],
+    h: stack.heads[state.head],
+  };
   if (state.part && state.part !== run.headline) parts.p = state.part;
   if (state.pin) {
     const other = runs.get(state.pin.run);
     const pinned = other.stacks[state.pin.stack];
-    parts.c = [other.model, other.signal, pinned.name, pinned.layers[state.pin.layer], pinned.heads[state.pin.head]].join(".");
+    parts.c = [
+      other.model,
+      other.signal,
+      pinned.name,
+      pinned.layers[state.pin.layer],
+      pinned.heads[state.pin.head],
+    ].join(".");
     if (state.scale !== SCALES[0]) parts.v = state.scale;
   }
   if (state.query !== null) parts.q = state.query;
@@ -123,5 +136,7 @@ export function writeAddress(state, runs) {
   if (state.gamma !== GAMMA.usual) parts.g = state.gamma;
   if (state.mode !== MODES[0]) parts.t = state.mode;
   if (state.theme) parts.d = state.theme;
-  return `#${Object.entries(parts).map(([key, value]) => `${key}=${encodeURIComponent(value)}`).join("&")}`;
+  return `#${Object.entries(parts)
+    .map(([key, value]) => `${key}=${encodeURIComponent(value)}`)
+    .join("&")}`;
 }

@@ -25,7 +25,9 @@ export async function loadRun(place) {
 function withArrays(stack, get) {
   const { data, shape } = get(`${stack.name}/attention`);
   const axis = (name) =>
-    Object.fromEntries(["edges", "start", "end", "part"].map((what) => [what, get(`${stack.name}/${name}_${what}`).data]));
+    Object.fromEntries(
+      ["edges", "start", "end", "part"].map((what) => [what, get(`${stack.name}/${name}_${what}`).data]),
+    );
   const profiles = {};
   for (const part of stack.parts) {
     profiles[part] = { lag: get(`${stack.name}/${part}/lag`).data };
@@ -57,7 +59,13 @@ export function strongestLag(profile) {
   for (let i = 0; i < profile.lag.length; i += 1) {
     const beyond = profile.ratio[i] - profile.limit[i];
     if (profile.lag[i] === 0 || !(beyond > 0) || (best && beyond <= best.beyond)) continue;
-    best = { lag: profile.lag[i], ratio: profile.ratio[i], limit: profile.limit[i], control_mean: profile.control_mean[i], beyond };
+    best = {
+      lag: profile.lag[i],
+      ratio: profile.ratio[i],
+      limit: profile.limit[i],
+      control_mean: profile.control_mean[i],
+      beyond,
+    };
   }
   return best;
 }
@@ -69,9 +77,13 @@ export function peaks(profile, most) {
     const beyond = profile.ratio[i] - profile.limit[i];
     const before = i > 0 ? profile.ratio[i - 1] : -Infinity;
     const after = i + 1 < profile.lag.length ? profile.ratio[i + 1] : -Infinity;
-    if (profile.lag[i] !== 0 && beyond > 0 && profile.ratio[i] >= before && profile.ratio[i] > after) found.push({ i, beyond });
+    if (profile.lag[i] !== 0 && beyond > 0 && profile.ratio[i] >= before && profile.ratio[i] > after)
+      found.push({ i, beyond });
   }
-  return found.sort((a, b) => b.beyond - a.beyond).slice(0, most).map(({ i }) => i);
+  return found
+    .sort((a, b) => b.beyond - a.beyond)
+    .slice(0, most)
+    .map(({ i }) => i);
 }
 
 /** Rows of a table of columns that belong to a head, as objects. */

@@ -8,7 +8,8 @@ export const TITLE = 13;
 /** A new element with its attributes, at the end of `parent`. */
 export function add(parent, name, attributes = {}, text = null) {
   const element = document.createElementNS(SPACE, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, typeof value === "number" ? round(value) : value);
+  for (const [key, value] of Object.entries(attributes))
+    element.setAttribute(key, typeof value === "number" ? round(value) : value);
   if (text !== null) element.textContent = text;
   parent.append(element);
   return element;
@@ -67,7 +68,13 @@ export function area(xs, lower, upper, x, y) {
 }
 
 /** Text on the stage. */
-export function write(parent, x, y, text, { fill, size = LABEL, anchor = "start", weight = "normal", turn = null } = {}) {
+export function write(
+  parent,
+  x,
+  y,
+  text,
+  { fill, size = LABEL, anchor = "start", weight = "normal", turn = null } = {},
+) {
   const attributes = { x, y, fill, "font-size": size, "text-anchor": anchor, "font-weight": weight };
   if (turn !== null) attributes.transform = `rotate(${turn} ${round(x)} ${round(y)})`;
   return add(parent, "text", attributes, text);
@@ -106,20 +113,28 @@ export function wrap(text, room, size = TICK) {
   return current ? [...lines, current] : lines;
 }
 
-/** Ticks and numbers under (or over, or beside) an axis; numbers that would touch the one before are left out. */
+/** Ticks and numbers of an axis at the bottom, right or left; numbers that would touch the one before are left out. */
 export function axis(parent, ticks, scale, side, at, colours) {
-  const across = side === "bottom" || side === "top";
-  const sign = side === "bottom" || side === "right" ? 1 : -1;
+  const draw = { bottom: tickBelow, left: tickBeside(-1), right: tickBeside(1) }[side];
   let free = -Infinity;
   for (const { at: value, text } of ticks) {
-    const place = scale(value);
-    const half = across ? widthOf(text, TICK) / 2 : TICK / 2;
-    const ends = across ? { x1: place, x2: place, y1: at, y2: at + 4 * sign } : { x1: at, x2: at + 4 * sign, y1: place, y2: place };
-    add(parent, "line", { ...ends, stroke: colours.muted, "stroke-width": 1 });
-    const along = across ? place : -place;
-    if (along - half < free) continue;
-    free = along + half + 4;
-    if (across) write(parent, place, at + (sign > 0 ? 15 : -7), text, { fill: colours.muted, size: TICK, anchor: "middle" });
-    else write(parent, at + 7 * sign, place + 3.7, text, { fill: colours.muted, size: TICK, anchor: sign > 0 ? "start" : "end" });
+    const half = side === "bottom" ? widthOf(text, TICK) / 2 : TICK / 2;
+    const along = side === "bottom" ? scale(value) : -scale(value);
+    const fits = along - half >= free;
+    if (fits) free = along + half + 4;
+    draw(parent, scale(value), at, fits ? text : "", colours);
   }
+}
+
+function tickBelow(parent, x, y, text, colours) {
+  add(parent, "line", { x1: x, x2: x, y1: y, y2: y + 4, stroke: colours.muted });
+  write(parent, x, y + 15, text, { fill: colours.muted, size: TICK, anchor: "middle" });
+}
+
+function tickBeside(sign) {
+  return (parent, y, x, text, colours) => {
+    add(parent, "line", { x1: x, x2: x + 4 * sign, y1: y, y2: y, stroke: colours.muted });
+    const anchor = sign > 0 ? "start" : "end";
+    write(parent, x + 7 * sign, y + 3.7, text, { fill: colours.muted, size: TICK, anchor });
+  };
 }
