@@ -4,6 +4,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -311,6 +312,32 @@ def test_only_a_few_pieces_wait_for_a_slow_disk(tmp_path: Path, monkeypatch: pyt
             ahead.append(n + 1 - len(stored))
         writer.add("/", xr.Dataset())
     assert max(ahead) <= 4  # one in work, two waiting, one just handed in
+
+
+def test_small_pieces_do_not_wait_for_a_large_one_before_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model goes on to the next layer while the weights of the last one are written, also with statistics."""
+    from laglens.store.chunked import ChunkedArray
+
+    store_chunk, go_on, in_time = ChunkedArray._store, threading.Event(), []
+
+    def waiting(self: ChunkedArray, index: tuple[int, ...], block: NDArray) -> None:
+        in_time.append(go_on.wait(5))
+        store_chunk(self, index, block)
+
+    monkeypatch.setattr(ChunkedArray, "_store", waiting)
+    dims = ("layer", "query", "key")
+    with tree_writer(tmp_path / "a.zarr.zip", ["a"]) as writer:
+        awaited = {"x": Awaited(dims, (3, 99, 99), "float32")}
+        awaited |= {name: Awaited(dims[:2], (3, 99), "float32") for name in "abcd"}
+        writer.add("a", xr.Dataset(), awaited)
+        for layer in range(2):
+            writer.write("a", {"layer": layer}, {"x": np.ones((99, 99), "float32")})
+            writer.write("a", {"layer": layer}, {name: np.ones(99, "float32") for name in "abcd"})
+        go_on.set()
+        writer.write("a", {"layer": 2}, {name: np.ones(a.shape[1:], "float32") for name, a in awaited.items()})
+        writer.add("/", xr.Dataset())
+    assert all(in_time)
+    assert (store.read_tree(tmp_path / "a.zarr.zip")["a/x"] == 1).all()
 
 
 class CountedReads(zipfile.ZipFile):

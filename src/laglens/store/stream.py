@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zarr.abc.buffer import Buffer
 
 NUMBERS = "fiub"  # kinds of the dtypes that may be awaited
-WAITING = 2  # pieces; the caller stops for the disk beyond them, so memory stays bounded
+WAITING = 3  # times the largest piece so far; the caller stops for the disk beyond that, so memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class TreeWriter:
         self._nodes: dict[str, xr.Dataset] = {}
         self._arrays: dict[str, dict[str, ChunkedArray]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tree-writer")
-        self._pending: deque[Future[None]] = deque()
+        self._pending: deque[tuple[int, Future[None]]] = deque()  # with the bytes of the piece
+        self._largest = 0
 
     def add(self, node: str, dataset: xr.Dataset, awaited: Mapping[str, Awaited] | None = None) -> None:
         """Declare a node, ``"/"`` or a child, before its first piece.
@@ -118,15 +119,14 @@ class TreeWriter:
         for name, values in arrays.items():
             if name not in known:
                 raise LaglensError(f"{self.path}: '{node}/{name}' is not awaited; add its node first")
-            piece = known[name].fit(where, np.asarray(values))
-            if len(self._pending) > WAITING:
-                self._pending.popleft().result()
-            self._pending.append(self._thread.submit(known[name].put, *piece))
+            slices, piece = known[name].fit(where, np.asarray(values))
+            self._largest = max(self._largest, piece.nbytes)
+            self._catch_up(WAITING * self._largest - piece.nbytes)
+            self._pending.append((piece.nbytes, self._thread.submit(known[name].put, slices, piece)))
 
     def finish(self) -> Path:
         """Wait for the last piece and check that nothing is missing; the complete file."""
-        while self._pending:
-            self._pending.popleft().result()
+        self._catch_up(0)
         absent = [name for name in ("", *self.children) if name not in self._nodes]
         if absent:
             raise LaglensError(f"{self.path}: node '{absent[0] or '/'}' was never added")
@@ -146,6 +146,14 @@ class TreeWriter:
         """Drop what still waits, and end the thread."""
         self._thread.shutdown(cancel_futures=True)
         self._archive.close()
+
+    def _catch_up(self, n_bytes: int) -> None:
+        """Wait until no more than `n_bytes` of pieces wait; what went wrong with those before is raised.
+
+        Bytes and not pieces: the statistics of a layer would else wait for its weights.
+        """
+        while self._pending and (self._pending[0][1].done() or sum(size for size, _ in self._pending) > n_bytes):
+            self._pending.popleft()[1].result()
 
     def _order(self) -> Iterator[str | None]:
         """Names of all chunks, sample by sample, as a model gives them; None while a node is not known."""
