@@ -119,7 +119,12 @@ def test_pieces_in_the_order_of_a_model_go_straight_into_the_file(tmp_path: Path
     with zipfile.ZipFile(tmp_path / "a.zarr.zip") as archive:
         chunks = [name.split("/c/") for name in archive.namelist() if "attention/c/" in name]
     places = [("encoder", layer) for layer in range(3)] + [("decoder", layer) for layer in range(2)]
-    expected = [[f"{node}/attention", f"{sample}/{layer}/0/0/0"] for sample in range(2) for node, layer in places]
+    expected = [
+        [f"{node}/attention", f"{sample}/{layer}/{head}/0/0"]
+        for sample in range(2)
+        for node, layer in places
+        for head in range(4)
+    ]
     assert chunks == expected
 
 
@@ -205,10 +210,10 @@ def text(writer: TreeWriter, parts: Pieces) -> None:
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
-        (drop_one, r"encoder/attention' is incomplete: \d+ chunks are missing; layer 0 came only in part"),
-        (drop_one_value, r"encoder/attention' is incomplete: \d+ chunks are missing; layer 0 came only in part"),
-        (twice, r"encoder/attention': layer 0 was handed in twice"),
-        (overlapping, r"encoder/attention': part of layer 0 was handed in twice"),
+        (drop_one, r"encoder/attention' is incomplete: \d+ chunks are missing; layer 0, head 0 came only in part"),
+        (drop_one_value, r"encoder/attention' is incomplete: \d+ chunks are missing; layer 0, head 0 came only in part"),
+        (twice, r"encoder/attention': layer 0, head 0 was handed in twice"),
+        (overlapping, r"encoder/attention': part of layer 0, head 0 was handed in twice"),
         (wrong_dtype, r"encoder/attention': a piece is float32 \(2, 4, 20, 20\), not float16 \(2, 4, 20, 20\), at"),
         (wrong_shape, r"encoder/attention': a piece is float16 \(1, 4, 20, 20\), not float16 \(2, 4, 20, 20\), at"),
         (outside, r"encoder/attention': there is no layer 3; it has 3"),
@@ -217,7 +222,7 @@ def text(writer: TreeWriter, parts: Pieces) -> None:
         (unknown_node, r"node 'cross' was added twice, or is not one of: /, encoder, decoder"),
         (other_sizes, r"'y' cannot be awaited: its sample has 4 values, that of its node 5"),
         (text, r"'y' cannot be awaited: only numbers with dims are, not <U3 \(4,\)"),
-        (lambda writer, parts: None, r"incomplete: \d+ chunks are missing; layer 0 came not at all"),
+        (lambda writer, parts: None, r"incomplete: \d+ chunks are missing; layer 0, head 0 came not at all"),
     ],
 )
 def test_a_mistake_is_named_and_nothing_is_left(
@@ -358,8 +363,9 @@ def read_entries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return CountedReads.names
 
 
-def test_reading_one_matrix_reads_no_other(tmp_path: Path, read_entries: list[str]) -> None:
-    weights = np.random.default_rng(0).random((1, 2, 3, 1100, 1100), dtype="float32").astype("float16")
+@pytest.mark.parametrize("tokens", [20, 200, 1100])  # several samples in a chunk, one matrix of 80 KB or of 2.4 MB
+def test_reading_one_matrix_reads_no_other_layer_or_head(tmp_path: Path, read_entries: list[str], tokens: int) -> None:
+    weights = np.random.default_rng(0).random((1, 2, 3, tokens, tokens), dtype="float32").astype("float16")
     store.write_tree(
         xr.DataTree.from_dict({"/encoder": xr.Dataset({"attention": (CUBE, weights)})}), tmp_path / "a.zarr.zip"
     )
@@ -379,7 +385,7 @@ def test_a_reduction_in_pieces_reads_every_chunk_once_and_keeps_none(tmp_path: P
         cube = opened["encoder"]["attention"]
         parts = [cube.isel(sample=slice(n, n + 1), layer=m).sum("key").values for n in range(6) for m in range(3)]
         chunks = [name for name in read_entries if name.startswith("encoder/attention/c/")]
-        assert len(chunks) == len(set(chunks)) == 18
+        assert len(chunks) == len(set(chunks)) == 6 * 3 * 4
         assert not cube.variable._in_memory
     expected = tree["encoder"]["attention"].sum("key").values
     np.testing.assert_array_equal(np.concatenate(parts).reshape(expected.shape), expected)

@@ -10,9 +10,8 @@ from zarr.codecs import BloscCodec
 
 from laglens.store.files import plain
 
-LARGE_MATRIX = 2 << 20  # bytes; from here on one chunk holds one matrix, below it all heads of a layer
-TINY_MATRIX = 64 << 10  # below this, several samples
-TOGETHER = 4 << 20  # bytes of samples that one chunk may hold
+TINY_MATRIX = 64 << 10  # bytes; below this, a chunk holds the matrices of several samples
+TOGETHER = 4 << 20  # bytes of samples that one chunk may hold, those of all heads of a layer together
 CHILDREN = "children"  # attribute that keeps the order of the nodes: zarr lists them in the order of a set
 CODEC: dict[str, Any] = {"cname": "lz4", "clevel": 5}
 
@@ -49,17 +48,17 @@ def encoding(chunk: tuple[int, ...]) -> dict[str, Any]:
 def chunks(dims: tuple[Any, ...], shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Shape of the chunks of a variable.
 
-    Matrices ``(..., query, key)`` stay whole, never tiles; dims before them are split by how large one matrix is.
-    What begins with ``sample`` is cut along it, so that no chunk grows with the number of samples.
+    Matrices ``(..., query, key)`` stay whole, never tiles, and each layer and head has its own, so that reading one
+    reads no other; only tiny ones share their chunk with those of other samples. What begins with ``sample`` is cut
+    along it, so that no chunk grows with the number of samples.
     """
     chunk = [max(1, size) for size in shape]
-    samples = dims[:1] == ("sample",)
+    samples, heads = dims[:1] == ("sample",), 1
     if dims[-2:] == ("query", "key"):
-        matrix = itemsize * math.prod(shape[-2:])
-        together = {"head"} if matrix < LARGE_MATRIX else set()
-        chunk[:-2] = [size if dim in together else 1 for dim, size in zip(dims[:-2], chunk, strict=False)]
-        samples &= matrix < TINY_MATRIX
+        heads = max(1, shape[dims.index("head")]) if "head" in dims else 1
+        chunk[:-2] = [1] * len(chunk[:-2])
+        samples &= itemsize * math.prod(shape[-2:]) < TINY_MATRIX
     if samples:
-        one = itemsize * math.prod(chunk[1:])
+        one = itemsize * math.prod(chunk[1:]) * heads  # a piece brings all heads, and waits for a chunk to be full
         chunk[0] = max(1, min(shape[0], TOGETHER // one))
     return tuple(chunk)
