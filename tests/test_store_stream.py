@@ -211,7 +211,10 @@ def text(writer: TreeWriter, parts: Pieces) -> None:
     ("mistake", "words"),
     [
         (drop_one, r"encoder/attention' is incomplete: \d+ chunks are missing; layer 0, head 0 came only in part"),
-        (drop_one_value, r"encoder/attention' is incomplete: \d+ chunks are missing; layer 0, head 0 came only in part"),
+        (
+            drop_one_value,
+            r"encoder/attention' is incomplete: \d+ chunks are missing; layer 0, head 0 came only in part",
+        ),
         (twice, r"encoder/attention': layer 0, head 0 was handed in twice"),
         (overlapping, r"encoder/attention': part of layer 0, head 0 was handed in twice"),
         (wrong_dtype, r"encoder/attention': a piece is float32 \(2, 4, 20, 20\), not float16 \(2, 4, 20, 20\), at"),

@@ -23,9 +23,11 @@ from laglens.attention import streaming_pass, streaming_products
 from laglens.attention.calls import AttentionCall
 from laglens.attention.capture import read_attention
 from laglens.attention.cube import attention_tree
+from laglens.attention.readers import TokenReader, chain_reader
 from laglens.attention.streaming import Columns, StreamReader, reduce_weights, rollout_start, stream_attention
 from laglens.attention.streaming_statistics import block_statistics
 from laglens.errors import LaglensError
+from laglens.models.tokens import Stack, TokenMap
 from laglens.time.reduce import to_time
 
 ALL = ("entropy", "effective_keys", "top_key")
@@ -341,6 +343,25 @@ def test_no_tensor_is_as_large_as_all_weights(columns: Columns, options: dict) -
     with blocks_of(2**15), Largest() as largest:
         stream_attention(query, key, value, columns, statistics=ALL, **options)
     assert largest.bytes < 4 * n * n / 25
+
+
+def test_the_rollout_of_a_token_cube_needs_no_whole_weights_beside_it() -> None:
+    """What is stored is half as large as the weights in float32, which never exist."""
+    tokens = TokenMap.grid(np.arange(0.0, 33), 32, 24).with_special(before=1)
+    stack, kept = Stack("encoder", ("layer",), tokens, tokens), {}
+    follow = chain_reader((stack,), (), rollout=True)
+    reader = TokenReader(stack, torch.float16, ALL, lambda place, arrays, lead: kept.update(arrays), follow)
+    query, key, value = torch.randn(3, 1, 4, 1025, 8)
+    with Largest() as largest:
+        reader.read(AttentionCall("layer", 0, "sdpa", query, key, value))
+    assert largest.bytes == kept["attention"].nbytes == 2 * 4 * 1025**2
+    assert set(kept) == {"attention", "rollout", "rollout_special", *ALL}
+    columns = Columns.of(stack)
+    state = rollout_start(columns)[None]
+    expected = reduce_weights(naive(query, key, value, columns)["weights"], columns, rollout=state)["rollout"]
+    by_column = torch.stack([expected[:, columns.query == column].mean(1) for column in range(32)], 1)
+    found = torch.cat([kept["rollout"], kept["rollout_special"][..., None]], -1)
+    np.testing.assert_allclose(found, by_column, atol=1e-6)
 
 
 def test_rollout_is_the_product_of_all_layers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from laglens.attention.assembly import Arrays, Batch, Place, scattered, token_arrays
 from laglens.attention.calls import AttentionCall, Reader, Reading
 from laglens.attention.streaming import Columns, StreamReader, stream_attention
-from laglens.attention.weights import repeat_groups, weights_of
+from laglens.attention.weights import weights_of
 from laglens.models.tokens import Stack, TokenMap
 
 CHECKED = "checked"  # sums over which weights that are not finite show; of a layer whose weights were handed on
@@ -38,7 +39,7 @@ class StackReader:
         """Prepare for the windows of `batch`, and say whether they are compared with the model's own output."""
         self.batch = batch
         for reader in self.readers.values():
-            if isinstance(reader, (TokenReader, StepReader)):
+            if isinstance(reader, StepReader):
                 reader.certify = certify
 
     def read(self, call: AttentionCall) -> Reading | None:
@@ -148,7 +149,6 @@ class TokenReader:
         follow: StreamReader | None = None,
     ) -> None:
         self.stack, self.dtype, self.statistics, self.keep, self.follow = stack, dtype, statistics, keep, follow
-        self.certify = True
         self._tokens = (len(stack.query), len(stack.key))
 
     @torch.no_grad()
@@ -156,16 +156,17 @@ class TokenReader:
         """Read one call."""
         if call.selected is not None or call.shape != self._tokens:
             return Reading(weights=weights_of(call))
-        if call.query is not None and call.key is not None and call.value is not None and self.follow is None:
+        if call.query is not None and call.key is not None and call.value is not None:
             return self._stream(call, call.query, call.key, call.value)
         weights = weights_of(call)
         arrays = token_arrays(weights, self.dtype, self.statistics) | self._rollout(call, weights)
         self.keep(self._place(call), arrays, weights.shape[:-2])
-        # Weights that are not finite show in their sum, and the output certifies them.
-        return Reading(reduced={CHECKED: weights.sum(-1)}, output=self._output(call, weights))
+        return Reading(reduced={CHECKED: weights.sum(-1)})  # in which weights that are not finite show
 
     def _stream(self, call: AttentionCall, query: Tensor, key: Tensor, value: Tensor) -> Reading:
         """Read one call in blocks, and replace its kernel: at half the time and memory of whole weights."""
+        follow = self.follow
+        rollout: dict[str, Any] = {} if follow is None else {"rollout": follow.below(call), "residual": follow.residual}
         output, reduced = stream_attention(
             query,
             key,
@@ -176,8 +177,11 @@ class TokenReader:
             scale=call.scale,
             statistics=self.statistics,
             maps_dtype=self.dtype,
+            **rollout,
         )
-        arrays = {name: reduced[name] for name in ("attention", *self.statistics)}
+        if follow is not None:
+            reduced = follow.by_column(reduced, follow.columns[call.module])
+        arrays = {name: array for name, array in reduced.items() if name != "special_mass"}
         self.keep(self._place(call), arrays, query.shape[:-2])
         return Reading(reduced={CHECKED: output.sum(-1)}, output=output)
 
@@ -191,10 +195,3 @@ class TokenReader:
         reading = self.follow.read(known)
         reduced = (reading.reduced if reading else None) or {}
         return {name: array for name, array in reduced.items() if name.startswith("rollout")}
-
-    def _output(self, call: AttentionCall, weights: Tensor) -> Tensor | None:
-        """What these weights make of the values, to be compared with the model's own output."""
-        if not self.certify or call.query is None or call.value is None:
-            return None
-        output = call.query.new_empty(*call.query.shape[:-1], call.value.shape[-1])
-        return output.copy_(weights @ repeat_groups(call.value, call.query).to(weights))

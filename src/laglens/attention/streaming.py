@@ -173,11 +173,11 @@ class StreamReader:
             return None
         if call.selected is not None or call.shape != columns.tokens:
             return Reading(weights=weights_of(call))
-        below = self._below(call) if self.rollout else None
+        below = self.below(call) if self.rollout else None
         options: dict[str, Any] = {"statistics": self.statistics, "rollout": below, "residual": self.residual}
         if call.query is None or call.key is None or call.value is None:
             reduced = reduce_weights(weights_of(call), columns, **options)
-            return Reading(reduced=self._by_column(reduced, columns))
+            return Reading(reduced=self.by_column(reduced, columns))
         output, reduced = stream_attention(
             call.query,
             call.key,
@@ -188,17 +188,17 @@ class StreamReader:
             scale=call.scale,
             **options,
         )
-        return Reading(reduced=self._by_column(reduced, columns), output=output)
+        return Reading(reduced=self.by_column(reduced, columns), output=output)
 
-    def _below(self, call: AttentionCall) -> Tensor:
-        """State of the rollout below a call."""
+    def below(self, call: AttentionCall) -> Tensor:
+        """State of the rollout below a call, ``(..., token, reached)``: anew where the first module is called."""
         if self._reached is None or call.module == self._first:
             tensor = call.weights if call.query is None else call.query
             start = rollout_start(self.columns[call.module], tensor.device)
             self._reached = start.expand(*tensor.shape[:-3], *start.shape)
         return self._reached
 
-    def _by_column(self, reduced: dict[str, Tensor], columns: Columns) -> dict[str, Tensor]:
+    def by_column(self, reduced: dict[str, Tensor], columns: Columns) -> dict[str, Tensor]:
         """Keep the state of the rollout, and reduce it to what is written: its mean over the queries of each column."""
         if "rollout" not in reduced:
             return reduced
