@@ -147,7 +147,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "a module nobody imports, resources, priority": (unrelated_code, NOTHING),
     "order of keys and of signals, a default written out": (reordered_study, NOTHING),
     "touch of everything": (touch_everything, NOTHING),
-    "a signal and a comparison removed": (less_to_do, REPORTED),
+    "a signal and a comparison removed": (less_to_do, {"draw_model": 1} | REPORTED),
     "an intermediate cube deleted": (remove("results/time/once/wave.zarr.zip"), NOTHING),
     "figure gamma": (configure(figures__gamma=0.7), DRAWN),
     "figure dpi": (configure(figures__dpi=61), DRAWN | DRAWN_ELSE),
