@@ -6,7 +6,11 @@ from laglens import launch
 from laglens.config.load import canonical
 from laglens.config.adapters import LOADED as LOADED_ARCHITECTURES
 from laglens.config.models import PER_SIGNAL
-from laglens.models.architectures import PACKAGES, module_and_class
+from laglens.models.architectures import (
+    PACKAGES,
+    WITH_CROSS_ATTENTION,
+    module_and_class,
+)
 from laglens.provenance import code_hashes, module_hashes, package_versions, select
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -43,6 +47,10 @@ LOADED = {
 # A recording has no model to run, and an image classifier no forecast to explain.
 FORECASTING = {
     name for name, m in STUDY.models.items() if name not in RECORDED and m.horizon != 0
+}
+# Models whose forecast reads the history through cross-attention.
+CROSSED = {
+    name for name, m in STUDY.models.items() if m.architecture in WITH_CROSS_ATTENTION
 }
 FORMATS = list(dict.fromkeys(STUDY.figures.formats))
 launch.run_from(SOURCE)
@@ -191,6 +199,37 @@ def of_runs(path, models=None):
     ]
 
 
+CATEGORIES = {
+    "verdicts": "1 Verdicts",
+    "tracking": "1 Verdicts",
+    "knock_out": "1 Verdicts",
+    "lag_strip": "2 Lags",
+    "head_sheet": "2 Lags",
+    "mosaic": "2 Lags",
+    "comparison": "3 Comparisons",
+    "flow": "4 Flow and attribution",
+    "agreement": "4 Flow and attribution",
+    "alignment": "4 Flow and attribution",
+    "forecasts": "4 Flow and attribution",
+    "layers": "5 Models",
+    "training": "5 Models",
+}
+
+
+def reported(path, kind, group="{model}", **labels):
+    """Output: one figure in every format of the study; the PNG is in the report, its category that of its kind."""
+    place = {
+        "caption": Path(
+            workflow.basedir, "rules", "captions", f"{kind}.rst"
+        ).as_posix(),
+        "category": CATEGORIES[kind],
+        "subcategory": group,
+        "labels": labels | {"figure": kind.replace("_", " ")},
+    }
+    # snakefmt takes a line that begins with the word for a directive of Snakemake's.
+    return [report(x, **place) if x.endswith(".png") else x for x in figure(path)]
+
+
 def exported():
     """Windows for the models that run in another environment."""
     pairs = (pair for pair in STUDY.pairs if pair[0] in RECORDED)
@@ -215,6 +254,8 @@ def targets():
             yield f"results/attribution/{model}/{signal}.knock_out.csv"
             for name in ("verdicts", "knock_out", "agreement", "forecasts"):
                 yield from figure(f"{model}/{signal}/{name}")
+        if model in CROSSED:
+            yield from figure(f"{model}/{signal}/alignment")
         for stage in stages:
             yield f"results/{stage}/{model}/{signal}.csv"
         yield f"results/heads/{model}/{signal}.classes.csv"

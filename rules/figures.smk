@@ -4,10 +4,12 @@ rule draw_run:
         lags="results/lags/{model}/{signal}.zarr.zip",
         flow="results/flow/{model}/{signal}.zarr.zip",
     output:
-        head_sheet=figure("{model}/{signal}/head_sheet"),
-        mosaic=figure("{model}/{signal}/mosaic"),
-        lag_strip=figure("{model}/{signal}/lag_strip"),
-        flow=figure("{model}/{signal}/flow"),
+        head_sheet=reported(
+            "{model}/{signal}/head_sheet", "head_sheet", signal="{signal}"
+        ),
+        mosaic=reported("{model}/{signal}/mosaic", "mosaic", signal="{signal}"),
+        lag_strip=reported("{model}/{signal}/lag_strip", "lag_strip", signal="{signal}"),
+        flow=reported("{model}/{signal}/flow", "flow", signal="{signal}"),
     log:
         "logs/draw_run/{model}/{signal}.log",
     benchmark:
@@ -36,10 +38,10 @@ rule draw_evidence:
         attribution="results/attribution/{model}/{signal}.zarr.zip",
         time="results/time/{model}/{signal}.zarr.zip",
     output:
-        verdicts=figure("{model}/{signal}/verdicts"),
-        knock_out=figure("{model}/{signal}/knock_out"),
-        agreement=figure("{model}/{signal}/agreement"),
-        forecasts=figure("{model}/{signal}/forecasts"),
+        verdicts=reported("{model}/{signal}/verdicts", "verdicts", signal="{signal}"),
+        knock_out=reported("{model}/{signal}/knock_out", "knock_out", signal="{signal}"),
+        agreement=reported("{model}/{signal}/agreement", "agreement", signal="{signal}"),
+        forecasts=reported("{model}/{signal}/forecasts", "forecasts", signal="{signal}"),
     log:
         "logs/draw_evidence/{model}/{signal}.log",
     benchmark:
@@ -60,11 +62,36 @@ rule draw_evidence:
         "../scripts/draw_evidence.py"
 
 
+rule draw_alignment:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+    output:
+        figure=reported("{model}/{signal}/alignment", "alignment", signal="{signal}"),
+    log:
+        "logs/draw_alignment/{model}/{signal}.log",
+    benchmark:
+        "logs/draw_alignment/{model}/{signal}.tsv"
+    priority: 100
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        spec=spec(figures="figures"),
+        code=code("draw_alignment"),
+    message:
+        "Drawing what the forecast of {wildcards.model} reads on {wildcards.signal}"
+    script:
+        "../scripts/draw_alignment.py"
+
+
 rule draw_model:
     input:
         heads=signals_of("results/heads/{model}/{signal}.csv"),
     output:
-        figure=figure("{model}/layers"),
+        figure=reported("{model}/layers", "layers"),
     log:
         "logs/draw_model/{model}.log",
     benchmark:
@@ -90,7 +117,7 @@ rule draw_tracking:
         tracking="results/lags/{fit}.tracking.zarr.zip",
         swap="results/lags/{fit}.swap.zarr.zip",
     output:
-        figure=figure("{fit}/tracking"),
+        figure=reported("{fit}/tracking", "tracking", "{fit}"),
     log:
         "logs/draw_tracking/{fit}.log",
     benchmark:
@@ -119,7 +146,7 @@ rule draw_comparison:
         time_a=compared(0),
         time_b=compared(1),
     output:
-        figure=figure("comparisons/{comparison}"),
+        figure=reported("comparisons/{comparison}", "comparison", "{comparison}"),
     log:
         "logs/draw_comparison/{comparison}.log",
     benchmark:
@@ -149,7 +176,7 @@ rule draw_training:
         curve="results/models/{fit}.csv",
         card="results/models/{fit}.json",
     output:
-        figure=figure("{fit}/training"),
+        figure=reported("{fit}/training", "training", "{fit}"),
     log:
         "logs/draw_training/{fit}.log",
     benchmark:

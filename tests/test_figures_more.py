@@ -11,11 +11,13 @@ from trees import time_tree
 from laglens.attribution.agreement import agree_with_attention
 from laglens.errors import LaglensError
 from laglens.figures.agreement import draw_agreement
+from laglens.figures.alignment import draw_alignment, ridge
 from laglens.figures.bands import by_time, forecasting_rows
 from laglens.figures.flow import draw_flow
 from laglens.figures.forecasts import draw_forecasts, window_errors
 from laglens.figures.layers import draw_layers, signal_style
 from laglens.figures.run import draw_run
+from laglens.figures.similarity import draw_similarity
 from laglens.figures.style import render
 from laglens.flow.rollout import roll_out
 from laglens.heads.measure import measure_heads
@@ -185,3 +187,73 @@ def test_text_is_never_clipped_and_never_overlaps(options):
         assert_readable(figure)
         assert figure.get_size_inches()[1] < 9
     assert len({render(draw_agreement(agreement), "png", 50) for _ in range(2)}) == 1
+
+
+# -- similarity -------------------------------------------------------------------------------------------------------
+
+
+def similarity(layers=3, heads=4, groups=2, name="encoder"):
+    """Heads of one group have the same map, those of different groups nothing in common."""
+    unit = np.arange(layers * heads)
+    apart = np.where(np.subtract.outer(unit % groups, unit % groups) == 0, 0.0, 0.9)
+    variables = {"js": (("part", "unit", "other"), apart[None])}
+    coords = {"part": np.array(["horizon->history"], dtype=object)}
+    coords |= {"layer_of": ("unit", unit // heads), "head_of": ("unit", unit % heads)}
+    return xr.DataTree.from_dict({"/": xr.Dataset(), f"/{name}": xr.Dataset(variables, coords)})
+
+
+def test_heads_that_are_alike_stand_together():
+    figure = draw_similarity(similarity())
+    image = np.asarray(axes_named(figure, "similarity")[0].images[0].get_array())
+    expected = np.where(np.subtract.outer(np.arange(12) // 6, np.arange(12) // 6) == 0, 0, 0.9)
+    np.testing.assert_allclose(image, expected)
+    names = [label.get_text() for label in axes_named(figure, "similarity")[0].get_yticklabels()]
+    even = {int(name[-2:]) % 2 for name in names[:6]}
+    assert len(even) == 1 and len(names) == 12
+    layers = np.asarray(axes_named(figure, "layers")[0].images[0].get_array()).ravel()
+    assert [f"L{layer:02d}" for layer in layers] == [name[:3] for name in names]
+    tree = axes_named(figure, "tree")[0].collections[0].get_segments()
+    assert len(tree) == 11 and max(segment[:, 0].max() for segment in tree) == pytest.approx(np.sqrt(0.9))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (12, 12)])
+def test_similarity_of_few_and_of_many_heads_is_readable(shape):
+    figure = draw_similarity(similarity(*shape, name="a_stack_with_a_rather_long_name"), title=LONG, subtitle=LONG)
+    assert_readable(figure)
+    assert figure.get_size_inches()[1] < 9
+
+
+# -- alignment --------------------------------------------------------------------------------------------------------
+
+
+def crossed(heads=("planted",), layers=(0, 1), **options):
+    """A tree whose cross-attention is that of horizon tokens to history tokens of an encoder."""
+    planted = {"lag": 40, "strength": 9, "stacks": {"encoder": layers}, "heads": heads, "samples": 2}
+    tree = time_tree(**SMALL | planted | options)
+    node = tree["encoder"].to_dataset(inherit=False)
+    cross = node.isel(query=np.flatnonzero(node["query_part"] == 1), key=np.flatnonzero(node["key_part"] == 0))
+    return xr.DataTree.from_dict({"/": tree.to_dataset(inherit=False), "/cross": cross})
+
+
+def test_the_ridge_of_a_lag_rises_with_the_forecast():
+    figure = draw_alignment(crossed())
+    axes = axes_named(figure, "map cross")[0]
+    dots = lines(axes, "read most")[0]
+    reached = dots.get_ydata() - 40 <= 62  # the last history token is centred at 61.5
+    np.testing.assert_allclose(dots.get_xdata()[reached], dots.get_ydata()[reached] - 40)
+    assert reached.sum() >= 6
+    first, second = ridge(xr.DataArray([[0.0, 1.0], [0.5, 0.5]], {"key_time": ("key", [2.0, 6.0])}, ("query", "key")))
+    np.testing.assert_array_equal(first, [6, 2])
+    np.testing.assert_array_equal(second, [6, 4])
+
+
+def test_a_tree_without_cross_attention_is_named(time):
+    with pytest.raises(LaglensError, match="time tree has no 'cross'"):
+        draw_alignment(time)
+
+
+@pytest.mark.parametrize("layers", [(0,), range(12)])
+def test_alignment_is_readable(layers):
+    figure = draw_alignment(crossed(layers=layers), title=LONG, subtitle=LONG)
+    assert len(axes_named(figure, "map cross")) == min(4, len(layers))
+    assert_readable(figure)

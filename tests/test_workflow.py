@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -245,6 +246,19 @@ def test_the_same_figures_are_the_same_bytes(workflow: WorkflowCopy) -> None:
     shutil.rmtree(workflow.root / "results" / "figures")
     assert workflow.snakemake().returncode == 0
     assert workflow.results() == before
+
+
+def test_the_report_is_one_archive_with_every_figure_and_asks_for_nothing_else(workflow: WorkflowCopy) -> None:
+    run = workflow.snakemake("--report", "report.zip")
+    assert run.returncode == 0, run.stdout
+    with zipfile.ZipFile(workflow.root / "report.zip") as archive:
+        names = archive.namelist()
+        page = archive.read(next(name for name in names if name.endswith("report.html"))).decode()
+    figures = list(workflow.root.glob("results/figures/**/*.png"))
+    assert len([name for name in names if name.endswith(".png")]) == len(figures)
+    for category in ("1 Verdicts", "2 Lags", "3 Comparisons", "4 Flow and attribution", "5 Models"):
+        assert category in page, category
+    assert not re.findall(r'(?:src|href)="https?://', page)
 
 
 @pytest.mark.parametrize("change", [{"figures.gama": 1}, {"runs": [{"models": ["onec"], "signals": ["wave"]}]}])

@@ -15,6 +15,7 @@ from .attribution.lags import attribution_lags as attribution_lags
 from .attribution.table import attribution_table as attribution_table
 from .errors import LaglensError as LaglensError
 from .figures.agreement import draw_agreement as draw_agreement
+from .figures.alignment import draw_alignment as draw_alignment
 from .figures.comparison import draw_comparison as draw_comparison
 from .figures.evidence import draw_evidence as draw_evidence
 from .figures.flow import draw_flow as draw_flow
@@ -25,6 +26,7 @@ from .figures.lag_strip import draw_lag_strip as draw_lag_strip
 from .figures.layers import draw_layers as draw_layers
 from .figures.mosaic import draw_mosaic as draw_mosaic
 from .figures.run import draw_run as draw_run
+from .figures.similarity import draw_similarity as draw_similarity
 from .figures.style import render as render
 from .figures.tracking import draw_tracking as draw_tracking
 from .figures.training import draw_training as draw_training

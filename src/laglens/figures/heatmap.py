@@ -164,9 +164,17 @@ def draw_margin(
 
 
 def draw_colour_bar(
-    figure: Figure, norm: Normalize, left: float, top: float, width: float, label: str, cmap: str = SEQUENTIAL
+    figure: Figure,
+    norm: Normalize,
+    left: float,
+    top: float,
+    width: float,
+    label: str,
+    cmap: str = SEQUENTIAL,
+    *,
+    cut: bool = True,
 ) -> Axes:
-    """Small horizontal colour bar at a place in inches; its ends say that the scale is cut there."""
+    """Small horizontal colour bar at a place in inches; its ends say whether the scale is cut there."""
     axes = place(figure, left, top, width, 0.08, label=f"colour bar, {label}")
     bar = figure.colorbar(ScalarMappable(norm, cmap), cax=axes, orientation="horizontal")
     bar.outline.set_visible(False)
@@ -174,7 +182,7 @@ def draw_colour_bar(
     bar.ax.xaxis.set_major_locator(FixedLocator([low, middle, high]))
     bar.ax.xaxis.set_minor_locator(NullLocator())
     start = f"≤{number(_two(low))}" if abs(low) > 1e-3 * high else "0"
-    bar.ax.set_xticklabels([start, number(_two(middle)), f"≥{number(_two(high))}"], fontsize=SMALL)
+    bar.ax.set_xticklabels([start, number(_two(middle)), f"{'≥' if cut else ''}{number(_two(high))}"], fontsize=SMALL)
     write(figure, left + width, top - 0.04, label, ha="right", fontsize=SMALL, color=MUTED)
     return bar.ax
 

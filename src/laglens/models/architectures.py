@@ -24,6 +24,10 @@ ARCHITECTURES = {
     "visionts": ("visionts", "VisionTSForecaster"),
 }
 
+WITH_CROSS_ATTENTION = {
+    *("encoder_decoder", "time_series_transformer", "informer", "autoformer", "chronos_t5", "chronos_bolt"),
+}
+
 # Packages, beside numpy, timm and torch, whose version changes what a model computes.
 PACKAGES = {
     **dict.fromkeys(("patchtst", "time_series_transformer", "informer", "autoformer", "timesfm"), ("transformers",)),
