@@ -121,7 +121,7 @@ def draw_ridge(axes: Axes, weights: xr.DataArray) -> None:
     strongest, mean = ridge(weights)
     query = weights["query_time"].values
     axes.plot(
-        strongest, query, "o", color=OVERLAY, markersize=2.8, markeredgecolor=INK, markeredgewidth=0.4, gid="read most"
+        strongest, query, "o", color=OVERLAY, markersize=2.8, markeredgecolor=INK, gid="read most"
     )
     axes.plot(mean, query, color="white", linewidth=2.4)
     axes.plot(mean, query, color=SECOND, linewidth=1.4, gid="mean moment")
