@@ -230,6 +230,11 @@ def reported(path, kind, group="{model}", **labels):
     return [report(x, **place) if x.endswith(".png") else x for x in figure(path)]
 
 
+def in_front(path, what):
+    """Output: a file of the whole study, first in the report."""
+    return report(path, category="0 Start here", labels={"what": what})
+
+
 def exported():
     """Windows for the models that run in another environment."""
     pairs = (pair for pair in STUDY.pairs if pair[0] in RECORDED)

@@ -7,7 +7,7 @@ rule build_explorer:
         effects=of_runs("attribution/{model}/{signal}.knock_out.zarr.zip", FORECASTING),
         cuts=of_runs("attribution/{model}/{signal}.knock_out.csv", FORECASTING),
     output:
-        page="results/explorer.html",
+        page=in_front("results/explorer.html", "explorer"),
     log:
         "logs/build_explorer.log",
     benchmark:
@@ -35,8 +35,8 @@ rule summarise:
         verdicts=of_runs("lags/{model}/{signal}.verdicts.csv", FORECASTING),
         cuts=of_runs("attribution/{model}/{signal}.knock_out.csv", FORECASTING),
     output:
-        table="results/summary.csv",
-        page="results/summary.html",
+        table=in_front("results/summary.csv", "all verdicts as a table"),
+        page=in_front("results/summary.html", "summary"),
     log:
         "logs/summarise.log",
     benchmark:

@@ -256,7 +256,8 @@ def test_the_report_is_one_archive_with_every_figure_and_asks_for_nothing_else(w
         page = archive.read(next(name for name in names if name.endswith("report.html"))).decode()
     figures = list(workflow.root.glob("results/figures/**/*.png"))
     assert len([name for name in names if name.endswith(".png")]) == len(figures)
-    for category in ("1 Verdicts", "2 Lags", "3 Comparisons", "4 Flow and attribution", "5 Models"):
+    assert any(name.endswith("explorer.html") for name in names)
+    for category in ("0 Start here", "1 Verdicts", "2 Lags", "3 Comparisons", "4 Flow and attribution", "5 Models"):
         assert category in page, category
     assert not re.findall(r'(?:src|href)="https?://', page)
 

@@ -120,9 +120,7 @@ def draw_ridge(axes: Axes, weights: xr.DataArray) -> None:
     """What every step reads most, as dots, and its mean moment, as a line."""
     strongest, mean = ridge(weights)
     query = weights["query_time"].values
-    axes.plot(
-        strongest, query, "o", color=OVERLAY, markersize=2.8, markeredgecolor=INK, gid="read most"
-    )
+    axes.plot(strongest, query, "o", color=OVERLAY, markersize=2.8, markeredgecolor=INK, gid="read most")
     axes.plot(mean, query, color="white", linewidth=2.4)
     axes.plot(mean, query, color=SECOND, linewidth=1.4, gid="mean moment")
 
