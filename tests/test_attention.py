@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from memory import poisoned
 from models import TINY, tiny
-from stage_models import Channels, Decoding, Image, Picture, Small, Sparse, small, windows_of
+from stage_models import Attention, Channels, Decoding, Image, Picture, Small, Sparse, small, windows_of
 from torch import Tensor, nn
 
 from laglens.attention.batches import MOST_AT_ONCE, choose_store
@@ -149,6 +149,30 @@ def test_what_was_in_memory_does_not_reach_a_later_batch(kind: type[Small], stor
         assert set(node.data_vars) == set(parts[name].data_vars)
         for variable, expected in node.data_vars.items():
             np.testing.assert_allclose(parts[name][variable], expected, atol=1e-4, err_msg=str(variable))
+
+
+class WrittenOut(Attention):
+    """Attention whose softmax the model writes out, in its own type."""
+
+    def weigh(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+        return torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v
+
+
+@pytest.mark.parametrize("store", ["tokens", "time"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("written_out", [False, True])
+def test_models_in_half_precision_are_read_in_float32(store: str, dtype: torch.dtype, written_out: bool) -> None:
+    class Written(Picture):
+        attention = WrittenOut if written_out else Attention
+
+    exact, model = small(Written), small(Written).to(dtype)
+    options: dict[str, Any] = {"store": store, "dtype": "float32", "batch": 2, "rollout": True}
+    expected, found = (attention_tree(m, windows_of(m), **options)["encoder"] for m in (exact, model))
+    for name, variable in found.data_vars.items():
+        assert variable.dtype == ("int32" if name == "top_key" else "float32")
+    assert abs(found["attention"] - expected["attention"]).mean() < 2e-3  # the rounding of the model, layer by layer
+    rows = found["attention"].sum("key") + (found["special_mass"] if store == "time" else 0)
+    np.testing.assert_allclose(rows, 1, atol=0.02 if written_out else 1e-5)
 
 
 class TooLarge(Picture):

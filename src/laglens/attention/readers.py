@@ -159,6 +159,7 @@ class TokenReader:
         if call.query is not None and call.key is not None and call.value is not None:
             return self._stream(call, call.query, call.key, call.value)
         weights = weights_of(call)
+        weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
         arrays = token_arrays(weights, self.dtype, self.statistics) | self._rollout(call, weights)
         self.keep(self._place(call), arrays, weights.shape[:-2])
         return Reading(reduced={CHECKED: weights.sum(-1)})  # in which weights that are not finite show
