@@ -46,6 +46,13 @@ rule windows:
         "The windows of every model that runs in another environment are there"
 
 
+rule claims:
+    input:
+        *claimed(),
+    message:
+        "What the models answer to the published claims is there"
+
+
 rule calibration:
     input:
         *calibrated(),

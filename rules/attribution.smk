@@ -41,6 +41,7 @@ rule knock_out:
     output:
         effects="results/attribution/{model}/{signal}.knock_out.zarr.zip",
         table="results/attribution/{model}/{signal}.knock_out.csv",
+        heads="results/attribution/{model}/{signal}.knock_out_heads.csv",
     log:
         "logs/knock_out/{model}/{signal}.log",
     benchmark:

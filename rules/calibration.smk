@@ -1,4 +1,4 @@
-"""How often the tests are wrong and right: a target of its own, `snakemake calibration`."""
+"""Targets of their own: `snakemake calibration`, how often the tests are wrong and right, and `snakemake claims`."""
 
 
 rule calibrate_noise:
@@ -161,3 +161,89 @@ rule draw_calibration:
         "Drawing the calibration"
     script:
         "../scripts/draw_calibration.py"
+
+
+rule remove_periods:
+    input:
+        weights="results/models/{model}.safetensors",
+        card="results/models/{model}.json",
+    output:
+        table="results/claims/{model}.pairs.csv",
+    log:
+        "logs/remove_periods/{model}.log",
+    benchmark:
+        "logs/remove_periods/{model}.tsv"
+    priority: 5
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=3000,
+        runtime=60,
+    params:
+        spec=spec(
+            pairs="claims.pairs",
+            seed="calibration.seed",
+            device="device",
+            versions=True,
+        ),
+        code=model_code("remove_periods"),
+    message:
+        "Taking periods away from what {wildcards.model} sees"
+    script:
+        "../scripts/remove_periods.py"
+
+
+rule ask_claims:
+    input:
+        lags=of_claims("lags", ".zarr.zip"),
+        verdicts=of_claims("lags", ".verdicts.csv"),
+        knock_outs=of_claims("attribution", ".knock_out.csv"),
+        pairs="results/claims/{model}.pairs.csv",
+    output:
+        table="results/claims/{model}.csv",
+    log:
+        "logs/ask_claims/{model}.log",
+    benchmark:
+        "logs/ask_claims/{model}.tsv"
+    priority: 90
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec(signals="claims.signals", period="claims.period"),
+        code=code("ask_claims"),
+    message:
+        "What {wildcards.model} answers to the published claims"
+    script:
+        "../scripts/ask_claims.py"
+
+
+rule draw_claims:
+    input:
+        tables=expand("results/claims/{model}.csv", model=STUDY.claims.models),
+    output:
+        table="results/claims/summary.csv",
+        figure=figure("claims/claims"),
+    log:
+        "logs/draw_claims.log",
+    benchmark:
+        "logs/draw_claims.tsv"
+    priority: 100
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec(signals="claims.signals", dpi="figures.dpi"),
+        code=code("draw_claims"),
+    message:
+        "Drawing the claims"
+    script:
+        "../scripts/draw_claims.py"

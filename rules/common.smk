@@ -241,6 +241,20 @@ def exported():
     return [f"results/windows/{model}/{signal}.npz" for model, signal in pairs]
 
 
+def of_claims(stage, suffix):
+    """Input: a result of the model on every signal of the claims."""
+    return [
+        f"results/{stage}/{{model}}/{signal}{suffix}" for signal in STUDY.claims.signals
+    ]
+
+
+def claimed():
+    """Everything that the claims make."""
+    if STUDY.claims.models:
+        yield "results/claims/summary.csv"
+        yield from figure("claims/claims")
+
+
 def calibrated():
     """Everything that the calibration makes."""
     if STUDY.calibration.models:

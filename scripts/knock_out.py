@@ -1,6 +1,7 @@
 """Cut the attention at a signal's periods, lag by lag and head by head, and see what the forecast loses."""
 
 from laglens.attribution.causal import knock_out_table, measure_knock_outs
+from laglens.attribution.ranking import rank_heads
 from laglens.job import job
 from laglens.lags.periods import periods_to_test
 from laglens.models.registry import pick_device, restore_model
@@ -21,4 +22,5 @@ with job() as snakemake:
         device=pick_device(spec["device"]),
     )
     write_table(knock_out_table(effects, confidence=spec["confidence"], seed=spec["seed"]), snakemake.output.table)
+    write_table(rank_heads(effects, confidence=spec["confidence"], seed=spec["seed"]), snakemake.output.heads)
     write_tree(effects, snakemake.output.effects)

@@ -14,6 +14,8 @@ from laglens.calibration.knock_outs import knock_out_series
 from laglens.calibration.series import NOISES, WAVES, drawn, noise_series, wave_series
 from laglens.calibration.summary import rate, resampled, summarise_calibration
 from laglens.errors import LaglensError
+from laglens.figures.calibration import draw_knock_outs, draw_rates
+from laglens.figures.style import render
 from laglens.models.registry import restore_model
 from laglens.store import read_card, read_weights
 
@@ -165,3 +167,25 @@ def test_removing_a_period_removes_what_a_head_shows_at_it(model):
     assert share["a removed"] <= 0.1
     assert share["b removed"] >= 0.5
     assert set(found["condition"]) == {"both", "a removed", "b removed", "sham"}
+
+
+def test_pictures_of_a_calibration_have_the_same_bytes_twice():
+    noise = pd.DataFrame({"kind": "white", "p": [0.01, 0.5, 0.6, 0.7]})
+    waves = pd.DataFrame({"kind": "sine", "p": [0.01, 0.01, 0.5], "lag": 30.0, "period": 30.0, "detected": 30.0})
+    waves = waves.assign(**{f"{a}_at_{b}": 1.0 for a in ("lag", "chance") for b in ("period", "multiple")})
+    cut = pd.DataFrame({"kind": "harmonic", "comb": [1.0, 3.0], "comb_control": [0.5, 0.4], "error": 1.0})
+    cut = cut.assign(band=0.1, band_control=0.0, curve_lag=30.0, curve_chance=0.3, curve_at_period=True)
+    cut = cut.assign(curve_at_multiple=True)
+    both = {"trained": "following", "random": "all"}
+
+    def doubled(table):
+        return pd.concat([table.assign(weights=weights, heads=heads) for weights, heads in both.items()])
+
+    summary = summarise_calibration(
+        {"m": {"noise": doubled(noise), "waves": doubled(waves), "knock_out": doubled(cut)}}
+    )
+    for draw in (draw_rates, draw_knock_outs):
+        first, second = (render(draw(summary), dpi=60) for _ in range(2))
+        assert first == second
+        with pytest.raises(LaglensError, match="run the rule"):
+            draw(summary[summary["quantity"] == "size"])

@@ -153,7 +153,7 @@ MISTAKES = {
     "no such window": ({"figures__window": 16}, "figures.window: there is no window 16; attention.windows is 16"),
     "nothing is shipped": (
         {"models__image__weights": "shipped"},
-        "models.image.weights: no weights are shipped for 'image', only for image_small and numeric_small;",
+        "models.image.weights: no weights are shipped for 'image', only for image_small, numeric_small, image_seed1",
     ),
     "missing table": (
         {"signals__mine": {"file": "nowhere.csv"}},
@@ -198,7 +198,9 @@ def test_heads_that_only_one_model_has_are_drawn_for_it_alone() -> None:
     assert plain["comparisons"]["both"]["drawn_heads"] == ["decoder L01 H02"]
 
 
-@pytest.mark.parametrize("file", ["config.yaml", "studies/distributions.yaml", "studies/real.yaml"])
+@pytest.mark.parametrize(
+    "file", ["config.yaml", "studies/calibration.yaml", "studies/distributions.yaml", "studies/real.yaml"]
+)
 def test_the_studies_that_come_with_laglens_are_valid(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     load_study(yaml.safe_load((ROOT / file).read_text()))

@@ -12,8 +12,9 @@ from torch import nn
 from laglens.attention.capture import read_attention
 from laglens.attribution.causal import knock_out_table, measure_knock_outs, relative_lag_curve
 from laglens.attribution.cuts import Cut, CutEdges, comb, matched_cuts, single_lags, token_lags
-from laglens.attribution.effects import paired_effect
+from laglens.attribution.effects import MEASURES, paired_effect
 from laglens.attribution.knock_out import causal_lag_curve, knock_out, knock_out_heads, token_step
+from laglens.attribution.ranking import rank_heads
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack, TokenMap
@@ -217,6 +218,29 @@ def test_all_knock_outs_of_a_signal_in_one_table(waves):
     assert tree["curve"]["forecast_change"].dims == ("lag", "sample")
     still = knock_out_table(measure_knock_outs(Copier(), waves, [17.0]))
     assert set(still["matters"]) == {"no"}
+
+
+def test_heads_are_ranked_by_what_they_cost_alone():
+    series = np.sin(2 * np.pi * np.arange(60) / 12 + np.arange(5)[:, None])
+    table = rank_heads(measure_knock_outs(Copier(), windows(series), [12.0, 1.5]))
+    assert table["period"].unique().tolist() == [12.0]
+    assert set(table["measure"]) == set(MEASURES)
+    assert (table["causal"] == "yes").all()
+    assert table["share_of_all"].to_numpy() == pytest.approx(1)
+    # Two made-up heads: one that matters, one that does not.
+    dims = ("layer", "head", "sample")
+    effect = np.array([[[0.001, -0.002, 0.001, 0.0], [0.3, 0.4, 0.5, 0.2]]])
+    heads = xr.Dataset(
+        dict.fromkeys(("error_change", "forecast_change"), (dims, effect)), {"layer": [2], "head": [0, 1]}
+    )
+    whole = xr.Dataset({m: (("cut", "sample"), np.full((1, 4), 0.7)) for m in ("error_change", "forecast_change")})
+    whole = whole.assign_coords(cut=np.array(["comb"], object)).assign_attrs(period=9.0)
+    ranked = rank_heads(xr.DataTree.from_dict({"/period_0": whole, "/period_0/decoder": heads}))
+    first, second = ranked[ranked["measure"] == "error_change"].to_dict("records")
+    assert (first["head"], first["rank"], first["causal"], first["win"]) == ("decoder L02 H01", 1, "yes", 1.0)
+    assert (second["head"], second["rank"], second["causal"]) == ("decoder L02 H00", 2, "no")
+    assert (first["effect"], first["share_of_all"]) == pytest.approx((0.35, 0.5))
+    assert 0.2 <= first["lower"] < 0.35 < first["upper"] <= 0.5
 
 
 def test_a_lag_curve_is_read_against_those_of_other_inputs():

@@ -215,6 +215,14 @@ def test_only_the_stale_is_rerun(workflow: WorkflowCopy, change: Change, expecte
     assert workflow.stale() == expected
 
 
+def test_targets_of_their_own_add_nothing_to_the_study(workflow: WorkflowCopy) -> None:
+    workflow.configure({"calibration": {"models": ["once"]}, "claims": {"models": ["once"], "signals": ["wave"]}})
+    assert workflow.stale() == NOTHING
+    measured = ("calibrate_noise", "calibrate_waves", "calibrate_knock_out", "summarise_calibration")
+    assert workflow.stale("calibration") == dict.fromkeys((*measured, "draw_calibration"), 1)
+    assert workflow.stale("claims") == dict.fromkeys(("remove_periods", "ask_claims", "draw_claims"), 1)
+
+
 def test_a_new_version_of_torch_reruns_what_runs_models(workflow: WorkflowCopy, tmp_path: Path) -> None:
     fake = tmp_path / "site" / "torch-99.0.dist-info"
     fake.mkdir(parents=True)

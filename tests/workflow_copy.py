@@ -69,9 +69,9 @@ class WorkflowCopy:
             check=False,
         )
 
-    def stale(self, **options: Any) -> dict[str, int]:
-        """Jobs by rule that a dry run lists."""
-        run = self.snakemake("-n", **options)
+    def stale(self, *targets: str, **options: Any) -> dict[str, int]:
+        """Jobs by rule that a dry run lists, of the study or of other targets."""
+        run = self.snakemake("-n", *targets, **options)
         assert run.returncode == 0, run.stdout
         assert PROVENANCE_LOST not in run.stdout, run.stdout
         if "Nothing to be done" in run.stdout:
@@ -79,7 +79,7 @@ class WorkflowCopy:
         table = re.search(r"^Job stats:\n(.*?)^total", run.stdout, re.MULTILINE | re.DOTALL)
         assert table is not None, run.stdout
         counts = re.findall(r"^(\w+) +(\d+)$", table[1], re.MULTILINE)
-        return {rule: int(count) for rule, count in counts if rule != "all"}
+        return {rule: int(count) for rule, count in counts if rule not in ("all", *targets)}
 
     def results(self) -> dict[str, bytes]:
         """Content of every result by its name."""

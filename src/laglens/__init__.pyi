@@ -5,6 +5,9 @@ from .attention.capture import read_attention as read_attention
 from .attention.cube import attention_tree as attention_tree
 from .attention.pictures import image_attention as image_attention
 from .attribution.agreement import agree_with_attention as agree_with_attention
+from .attribution.causal import knock_out_table as knock_out_table
+from .attribution.causal import measure_knock_outs as measure_knock_outs
+from .attribution.causal import relative_lag_curve as relative_lag_curve
 from .attribution.cuts import matched_cuts as matched_cuts
 from .attribution.effects import paired_effect as paired_effect
 from .attribution.forecast import attribute_forecast as attribute_forecast
@@ -12,6 +15,7 @@ from .attribution.knock_out import causal_lag_curve as causal_lag_curve
 from .attribution.knock_out import knock_out as knock_out
 from .attribution.knock_out import knock_out_heads as knock_out_heads
 from .attribution.lags import attribution_lags as attribution_lags
+from .attribution.ranking import rank_heads as rank_heads
 from .attribution.table import attribution_table as attribution_table
 from .errors import LaglensError as LaglensError
 from .figures.agreement import draw_agreement as draw_agreement

@@ -39,10 +39,11 @@ def resampled(
         ``(row, column)``; rows are drawn again together.
     """
     rng = np.random.default_rng(seed)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold one row alone, without a spread
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may have no spread, or nothing to divide by
+        found = statistic(values)
         drawn = statistic(values[rng.integers(0, len(values), (RESAMPLES, len(values)))])
-    lower, upper = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(statistic(values)), float(lower), float(upper)
+        lower, upper = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(found), float(lower), float(upper)
 
 
 def summarise_calibration(

@@ -49,6 +49,8 @@ def _unknown_names(study: Study) -> Iterator[str]:
         uses.append((f"comparisons.{title}.model", "models", comparison.model))
         uses += [(f"comparisons.{title}.signals[{j}]", "signals", name) for j, name in enumerate(comparison.signals)]
     uses += [(f"calibration.models[{i}]", "models", name) for i, name in enumerate(study.calibration.models)]
+    uses += [(f"claims.models[{i}]", "models", name) for i, name in enumerate(study.claims.models)]
+    uses += [(f"claims.signals[{i}]", "signals", name) for i, name in enumerate(study.claims.signals)]
     for key, kind, name in uses:
         known = getattr(study, kind)
         if name not in known:
@@ -95,7 +97,9 @@ def _short_horizons(study: Study) -> Iterator[str]:
 
 
 def _without_calibration(study: Study) -> Iterator[str]:
-    for i, name in enumerate(study.calibration.models):
+    named = [("calibration", i, name) for i, name in enumerate(study.calibration.models)]
+    named += [("claims", i, name) for i, name in enumerate(study.claims.models)]
+    for section, i, name in named:
         model = study.models[name]
         why = ""
         if model.architecture in PER_SIGNAL:
@@ -105,7 +109,9 @@ def _without_calibration(study: Study) -> Iterator[str]:
         elif model.horizon == 0:
             why = "does not forecast"
         if why:
-            yield f"calibration.models[{i}]: '{name}' {why}; take a model that is trained once and forecasts"
+            yield f"{section}.models[{i}]: '{name}' {why}; take a model that is trained once and forecasts"
+    if study.claims.models and not study.claims.signals:
+        yield "claims.signals: none; name the signals on which the claims are asked"
 
 
 def _altered_shipped_models(study: Study) -> Iterator[str]:
@@ -115,7 +121,7 @@ def _altered_shipped_models(study: Study) -> Iterator[str]:
         card = SHIPPED_WEIGHTS / f"{name}.json"
         if name not in SHIPPED:
             yield (
-                f"models.{name}.weights: no weights are shipped for '{name}', only for {' and '.join(SHIPPED)}; "
+                f"models.{name}.weights: no weights are shipped for '{name}', only for {', '.join(SHIPPED)}; "
                 "leave 'weights' out to train it"
             )
         elif card.is_file():

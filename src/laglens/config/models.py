@@ -150,7 +150,7 @@ Model = Annotated[
     BeforeValidator(_refuse_without_attention),
 ]
 PER_SIGNAL = ("encoder", "encoder_decoder")  # architectures that are trained on each signal
-SHIPPED = ("image_small", "numeric_small")  # models whose weights come with laglens
+SHIPPED = ("image_small", "numeric_small", "image_seed1")  # models whose weights come with laglens
 
 
 def _labels(stack: str, layers: int, heads: int) -> list[str]:

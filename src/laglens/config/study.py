@@ -135,6 +135,15 @@ class Calibration(Section):
     seed: int = Field(77, ge=0, description="of the series, apart from the seeds of trainings and probes")
 
 
+class Claims(Section):
+    """What published experiments claim, asked of every model: ``snakemake claims``."""
+
+    models: list[str] = Field([], description="names of models that forecast and are trained once")
+    signals: list[str] = Field([], description="names of signals: the published one, then the same without a wave")
+    period: PositiveFloat = Field(62.832, description="samples whose multiples are asked about as peaks")
+    pairs: int = Field(80, ge=20, description="pairs of unrelated periods, of which one is taken away")
+
+
 class Figures(Section):
     """How figures are drawn; a change here reruns figure jobs only."""
 
@@ -191,6 +200,7 @@ class Study(Section):
     flow: Flow = Field(Flow(), description="rollout and maximum flow")
     attribution: Attribution = Field(Attribution(), description="attribution of the forecast")
     figures: Figures = Field(Figures(), description="figures")
+    claims: Claims = Field(Claims(), description="published claims, as a target of its own")
     calibration: Calibration = Field(Calibration(), description="error rates of the tests, as a target of its own")
     report: Report = Field(Report(), description="explorer")
 
