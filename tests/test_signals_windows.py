@@ -106,19 +106,22 @@ def test_a_signal_too_short_for_the_model_is_named() -> None:
 
 
 @pytest.mark.parametrize("coefficient", [0.9, 0.3, -0.6])
-def test_control_has_the_short_memory_mean_and_spread_of_each_sample(coefficient: float) -> None:
+def test_control_has_the_short_memory_and_the_values_of_each_sample(coefficient: float) -> None:
     spec = {"generator": "heavy_tailed_ar1", "coefficient": coefficient, "length": 4000, "samples": 2}
     signal = make_signal(spec) + xr.DataArray([0.0, 50.0], dims="sample")
     control = make_control(signal.assign_attrs(name="x"), replicates=6, seed=1)
     assert control.value.dims == ("replicate", "sample", "time")
     assert dict(control.sizes) == {"replicate": 6, "sample": 2, "time": 4000}
-    np.testing.assert_allclose(control.attrs["coefficient"], coefficient, atol=0.05)
-    for moment in ("mean", "std"):
-        observed = getattr(signal.value, moment)("time")
-        np.testing.assert_allclose(getattr(control.value, moment)("time"), np.tile(observed, (6, 1)), atol=1e-9)
+    np.testing.assert_allclose(
+        control.attrs["coefficient"], coefficient, atol=0.08
+    )  # of normal scores: tails weigh less
     for k in range(2):
+        own = np.sort(signal.value[k])
+        for r in range(6):  # every value of the sample once
+            np.testing.assert_array_equal(np.sort(control.value[r, k]), own)
         matched = [acf(control.value[r, k], nlags=3) for r in range(6)]
-        np.testing.assert_allclose(np.mean(matched, 0), control.attrs["coefficient"][k] ** np.arange(4), atol=0.03)
+        np.testing.assert_allclose(np.mean(matched, 0), control.attrs["coefficient"][k] ** np.arange(4), atol=0.08)
+        np.testing.assert_allclose(np.mean(matched, 0)[1], acf(signal.value[k], nlags=1)[1], atol=0.05)
     assert control.attrs["control"] == "ar1"
 
 

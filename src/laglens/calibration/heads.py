@@ -49,13 +49,17 @@ def choose_heads(
     single = {"at_multiple": at_multiple.argmax(), "at_period": at_period.argmax()}
     number = np.arange(top.shape[1])
     chosen = {name: number == head for name, head in single.items()}
-    following = following_heads(model, seed=seed, device=device)
+    following = np.isin(number, following_heads(model, seed=seed, device=device))
     return {"all": number >= 0, "following": following} | chosen, profiles[CHOOSING:]
 
 
-def following_heads(model: Forecaster, *, seed: int, device: torch.device | str = "cpu") -> Mask:
-    """Mark the heads that follow the periods of their input at 5 %, over all stacks together: ``(head,)``."""
+def following_heads(model: Forecaster, *, seed: int, device: torch.device | str = "cpu") -> NDArray[np.int64]:
+    """Numbers of the heads that follow the periods of their input at 5 %, over all stacks together.
+
+    None, where tokens are too coarse for two periods.
+    """
     step = model.stacks[0].key.step
     probes = make_probes(step, model.history, model.horizon, periods=6, inputs=8, noises=1, seed=seed)
     tested = swap_test(probe_time_tree(model, probes["swap"], device=device), seed=seed)
-    return np.concatenate([node["p_family"].values.ravel() for node in tested.children.values()]) <= LEVEL
+    p = [node["p_family"].values.ravel() for node in tested.children.values()]
+    return np.flatnonzero(np.concatenate([*p, np.empty(0)]) <= LEVEL)

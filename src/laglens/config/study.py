@@ -129,8 +129,8 @@ class Calibration(Section):
     waves: list[WaveKind] = Field(
         ["sine", "harmonic", "two_periods"], min_length=1, description="kinds of series of known period"
     )
-    series: int = Field(100, ge=10, description="series of each kind, tested one by one")
-    untrained: int = Field(25, ge=10, description="series of each kind that random weights are tested on")
+    series: int = Field(50, ge=10, description="series of each kind, tested one by one")
+    untrained: int = Field(15, ge=10, description="series of each kind that random weights are tested on")
     controls: int = Field(39, ge=19, description="AR(1) noise series for each of them; the smallest p is 1 / (n + 1)")
     seed: int = Field(77, ge=0, description="of the series, apart from the seeds of trainings and probes")
 

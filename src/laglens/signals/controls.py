@@ -7,6 +7,7 @@ import xarray as xr
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.signal import lfilter
+from scipy.stats import norm, rankdata
 from statsmodels.regression.linear_model import burg
 
 from laglens.errors import LaglensError
@@ -17,10 +18,12 @@ KEPT = ("sample", "time", "column", "start")
 
 
 def make_control(signal: xr.Dataset, replicates: int, seed: int = 0) -> xr.Dataset:
-    """AR(1) noise matched to every sample of a signal.
+    """AR(1) noise matched to every sample of a signal, in memory and in values.
 
-    The coefficient is Burg's estimate, which stays within +-1 whatever the series; each replicate starts in the
-    stationary state and is then given exactly the mean and the standard deviation of its sample.
+    Each replicate is the sample's own values in the order of Gaussian AR(1) noise: the largest value where the noise is
+    largest, and so on. The coefficient is Burg's estimate from the normal scores of the sample, which stays within +-1
+    whatever the series; the noise starts in its stationary state. With normal values instead, a wave in random order,
+    which has no memory at all, would be told from its controls by its values alone, in a third of cases at 5 %.
 
     Parameters
     ----------
@@ -64,13 +67,15 @@ def ar1_noise(coefficient: float, length: int, rng: Generator) -> NDArray[np.flo
 
 
 def _replicate(observed: NDArray[np.float64], coefficient: list[float], rng: Generator) -> NDArray[np.float64]:
-    """Noise like each sample: ``(sample, time) -> (sample, time)``."""
+    """The values of each sample in the order of noise: ``(sample, time) -> (sample, time)``."""
     noise = np.stack([ar1_noise(phi, observed.shape[1], rng) for phi in coefficient])
-    noise = (noise - noise.mean(1, keepdims=True)) / noise.std(1, keepdims=True)
-    return observed.mean(1, keepdims=True) + observed.std(1, keepdims=True) * noise
+    rank = noise.argsort(1).argsort(1)
+    return np.take_along_axis(np.sort(observed, axis=1), rank, 1)
 
 
 def _lag_one(series: NDArray[np.float64], which: str) -> float:
     if not np.isfinite(series).all() or np.ptp(series) == 0:
         raise LaglensError(f"{which} is constant or not finite: no noise can be matched to it")
-    return float(np.clip(burg(series, order=1, demean=True)[0][0], -LARGEST, LARGEST))
+    # Equal values share a score, so that a series of few values is not given a memory by the order of its ties.
+    scores = norm.ppf((rankdata(series) - 0.5) / len(series))
+    return float(np.clip(burg(scores, order=1, demean=True)[0][0], -LARGEST, LARGEST))
