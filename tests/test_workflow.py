@@ -215,12 +215,22 @@ def test_only_the_stale_is_rerun(workflow: WorkflowCopy, change: Change, expecte
     assert workflow.stale() == expected
 
 
-def test_targets_of_their_own_add_nothing_to_the_study(workflow: WorkflowCopy) -> None:
+def test_targets_of_their_own_need_the_models_alone(tmp_path: Path) -> None:
+    workflow = WorkflowCopy.create(tmp_path / "own")
+    everything = workflow.stale()
     workflow.configure({"calibration": {"models": ["once"]}, "claims": {"models": ["once"], "signals": ["wave"]}})
-    assert workflow.stale() == NOTHING
+    assert workflow.stale() == everything
     measured = ("calibrate_noise", "calibrate_waves", "calibrate_knock_out", "summarise_calibration")
-    assert workflow.stale("calibration") == dict.fromkeys((*measured, "draw_calibration"), 1)
-    assert workflow.stale("claims") == dict.fromkeys(("remove_periods", "ask_claims", "draw_claims"), 1)
+    assert workflow.stale("calibration") == dict.fromkeys(("train_model", *measured, "draw_calibration"), 1)
+    asked = workflow.stale("claims")
+    assert {
+        "remove_periods": 1,
+        "ask_claims": 1,
+        "draw_claims": 1,
+        "test_lags": 1,
+        "knock_out": 1,
+    }.items() <= asked.items()
+    assert "train_forecaster" not in asked
 
 
 def test_a_new_version_of_torch_reruns_what_runs_models(workflow: WorkflowCopy, tmp_path: Path) -> None:
