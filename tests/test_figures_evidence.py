@@ -8,7 +8,6 @@ from figure_runs import LONG, axes_named, lines
 from test_figures_text import assert_readable
 
 from laglens.errors import LaglensError
-from laglens.figures.evidence import draw_evidence
 from laglens.figures.knock_out import draw_knock_out
 from laglens.figures.style import render
 from laglens.figures.tracking import draw_tracking
@@ -36,12 +35,12 @@ def test_every_cell_says_the_verdict_its_number_and_the_tests_it_passed():
     assert rows == {text.get_position()[1] for text in names}
     filled = {}
     for mark in axes.lines:
-        passed = mark.get_markerfacecolor() != "none"
-        filled.setdefault(mark.get_ydata()[0], []).append(passed)
-    assert len(axes.lines) == 3 * 40
-    assert all(sum(filled[row]) >= 3 for row in rows)
-    first_row = min(filled)  # encoder L00 H00 fails the first condition at both periods
-    assert filled[first_row] == [False, True, True] * 2
+        for at, row in zip(*mark.get_data(), strict=True):
+            filled.setdefault(row, []).append((at, mark.get_gid() == "passed"))
+    assert sum(map(len, filled.values())) == 3 * 40
+    assert all(sum(passed for _, passed in filled[row]) >= 3 for row in rows)
+    first_row = [passed for _, passed in sorted(filled[min(filled)])]
+    assert first_row == [False, True, True] * 2  # encoder L00 H00 fails the first condition at both periods
 
 
 def test_conditions_of_a_verdict():
@@ -171,18 +170,17 @@ def test_text_is_never_clipped_and_never_overlaps(stacks, periods):
     first = (stack, 0, 0)
     supported = [(*first, period) for period in periods if period > 20]
     effects = knock_out(stacks, periods, worst=first, unit="half-hours")
-    figures = draw_evidence(verdicts(stacks, periods, supported=supported), *effects, title=LONG, subtitle=LONG)
-    figures["tracking"] = draw_tracking(*tracking(stacks, [first]), title=LONG, subtitle=LONG)
-    assert sorted(figures) == ["knock_out", "tracking", "verdicts"]
-    for figure in figures.values():
+    named = {"title": LONG, "subtitle": LONG}
+    figures = [draw_verdicts(verdicts(stacks, periods, supported=supported), **named)]
+    figures += [draw_knock_out(*effects, **named), draw_tracking(*tracking(stacks, [first]), **named)]
+    for figure in figures:
         assert_readable(figure)
         assert figure.get_size_inches()[1] < 9
 
 
 def test_the_same_input_gives_the_same_bytes():
     def draw():
-        effects, table = knock_out()
-        return [*draw_evidence(verdicts(), effects, table).values(), draw_tracking(*tracking())]
+        return [draw_verdicts(verdicts()), draw_knock_out(*knock_out()), draw_tracking(*tracking())]
 
     for file_format in ("png", "svg"):
         first, second = ([render(figure, file_format, 60) for figure in draw()] for _ in range(2))

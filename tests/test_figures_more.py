@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from evidence_runs import knock_out, verdicts
 from figure_runs import LONG, SMALL, axes_named, lines, pair
 from test_figures_evidence import words
 from test_figures_text import assert_readable
@@ -13,6 +14,7 @@ from laglens.errors import LaglensError
 from laglens.figures.agreement import draw_agreement
 from laglens.figures.alignment import draw_alignment, ridge
 from laglens.figures.bands import by_time, forecasting_rows
+from laglens.figures.evidence import draw_evidence
 from laglens.figures.flow import draw_flow
 from laglens.figures.forecasts import draw_forecasts, window_errors
 from laglens.figures.layers import draw_layers, signal_style
@@ -111,12 +113,17 @@ def test_without_horizon_tokens_the_rows_read_for_the_forecast_are_taken():
 def test_a_head_that_looks_where_the_forecast_comes_from_is_at_one(time):
     agreement = attributed(time)
     axes = axes_named(draw_agreement(agreement), "agreement occlusion")[0]
-    means = [line.get_xdata()[0] for line in lines(axes, "mean")]
-    assert means[0] == pytest.approx(1) and max(means[1:]) < 0.999
-    null = [line.get_xdata()[0] for line in lines(axes, "mismatched")]
-    np.testing.assert_allclose(null, agreement["encoder"]["mismatched"].values.ravel())
-    filled = [line.get_markerfacecolor() != "white" for line in lines(axes, "mean")]
-    assert filled[0]
+    beyond, within = (lines(axes, gid)[0] for gid in ("beyond", "within"))
+    means = dict(
+        zip(np.r_[beyond.get_ydata(), within.get_ydata()], np.r_[beyond.get_xdata(), within.get_xdata()], strict=True)
+    )
+    assert sorted(means) == list(range(8)) and means[0] == pytest.approx(1)
+    assert max(mean for row, mean in means.items() if row > 0) < 0.999
+    null = agreement["encoder"]["mismatched"].values.ravel()
+    np.testing.assert_allclose(lines(axes, "mismatched")[0].get_xdata(), null)
+    lower = np.percentile(agreement["encoder"]["spearman"].values[0], 25, axis=0).ravel()
+    np.testing.assert_array_equal(beyond.get_ydata(), np.flatnonzero(lower > null))
+    assert 0 in beyond.get_ydata()
     assert "other windows" in words(draw_agreement(agreement))
 
 
@@ -182,7 +189,10 @@ def test_text_is_never_clipped_and_never_overlaps(options):
     figures = [draw_layers({f"{LONG}{i}": table for i in range(9)}, **named), draw_layers({"a": table}, **named)]
     figures += [draw_run(tree, lags, flow=roll_out(tree), **named)["flow"]]
     agreement = attributed(tree)
-    figures += [draw_agreement(agreement, **named), draw_forecasts(tree, agreement, **named)]
+    effects, table = knock_out(periods=(24.0,))
+    evidence = draw_evidence(verdicts(), effects, table, agreement, tree, **named)
+    assert list(evidence) == ["verdicts", "knock_out", "agreement", "forecasts"]
+    figures += evidence.values()
     for figure in figures:
         assert_readable(figure)
         assert figure.get_size_inches()[1] < 9

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
@@ -83,22 +84,24 @@ def draw_agreement(agreement: xr.DataTree, *, title: str = "", subtitle: str = "
     return figure
 
 
-def _draw_heads(axes: Any, heads: Sequence[Head], nodes: dict[str, xr.Dataset], method: str, row: float) -> None:
+def _draw_heads(axes: Axes, heads: Sequence[Head], nodes: dict[str, xr.Dataset], method: str, row: float) -> None:
     """Mean and middle half of the windows of each head; filled where all of the middle half lies beyond the stroke."""
     size = float(np.clip(row * 72 * 0.45, 1.2, 4))
-    for index, head in enumerate(heads):
-        found = head.of(nodes[head.node]).sel(attribution_method=method)
-        values, null = found["spearman"].values, found["mismatched"].item()
-        if not np.isfinite(values).any():
-            continue
-        low, high = np.nanpercentile(values, [25, 75])
-        beyond = low > null
-        colour = ACCENT if beyond else MUTED
-        axes.plot([low, high], [index, index], color=colour, linewidth=max(0.5, size / 3), zorder=2, gid="half")
-        axes.plot(null, index, "|", color=INK, markersize=1.7 * size, markeredgewidth=0.8, zorder=3, gid="mismatched")
-        face = colour if beyond else "white"
-        dot: dict[str, Any] = {"markersize": size, "markerfacecolor": face, "markeredgecolor": colour, "zorder": 4}
-        axes.plot(np.nanmean(values), index, "o", markeredgewidth=0.7, gid="mean", **dot)
+    found = [head.of(nodes[head.node]).sel(attribution_method=method) for head in heads]
+    null = np.array([one["mismatched"].item() for one in found])
+    values = [one["spearman"].values[np.isfinite(one["spearman"].values)] for one in found]
+    measured = np.array([len(one) > 0 for one in values])
+    low, high = (np.array([np.percentile(v, q) if len(v) else np.nan for v in values]) for q in (25, 75))
+    mean = np.array([v.mean() if len(v) else np.nan for v in values])
+    at = np.arange(len(heads))
+    axes.plot(null[measured], at[measured], "|", color=INK, markersize=1.7 * size, zorder=3, gid="mismatched")
+    # A group at a time: an artist for each head would take most of the time of the figure.
+    for chosen, colour, face in (((low > null), ACCENT, ACCENT), (~(low > null), MUTED, "white")):
+        rows = chosen & measured
+        axes.hlines(at[rows], low[rows], high[rows], color=colour, linewidth=max(0.5, size / 3), zorder=2)
+        dots: dict[str, Any] = {"markersize": size, "markerfacecolor": face, "markeredgecolor": colour, "zorder": 4}
+        gid = "beyond" if face == ACCENT else "within"
+        axes.plot(mean[rows], at[rows], "o", markeredgewidth=0.7, gid=gid, **dots)
 
 
 def _note(node: xr.Dataset, attrs: dict[Any, Any]) -> str:

@@ -43,6 +43,7 @@ LOOKS = {  # verdict: background, colour of the words, weight
     "not supported": ("#eeeff2", INK, "normal"),
     "not testable": ("white", MUTED, "normal"),
 }
+Mark = tuple[float, float, bool, str]  # place across and down, filled, colour
 SHORT = {"supported": "yes", "not supported": "no", "not testable": "?"}
 
 
@@ -89,6 +90,7 @@ def draw_verdicts(
         width = WIDTH - 0.2 - left
         axes.set(xlim=(0, width), ylim=(len(heads), 0))
         _draw_head_column(figure, axes, table, heads, left, 1 - confidence)
+        marks: list[Mark] = []
         column = min(WIDEST, (width - FOLLOWS) / len(periods))
         for index, period in enumerate(periods):
             one = table[table["period"] == period]
@@ -97,7 +99,8 @@ def draw_verdicts(
             _write_header(figure, left + start, column, one, unit, len(table["label"].unique()))
             for row, head in enumerate(heads):
                 if head in cells:
-                    _draw_cell(axes, start, row, column, cells[head], 1 - confidence)
+                    marks += _draw_cell(axes, start, row, column, cells[head], 1 - confidence)
+        _draw_marks(axes, marks)
         caption(figure, 0.2, bottom + 0.2, note, WIDTH - 0.4)
     return figure
 
@@ -161,8 +164,8 @@ def _write_header(figure: Figure, left: float, width: float, column: pd.DataFram
     write(figure, middle, TOP + HEADER - 0.08, said, room=room, ha="center", fontsize=SMALL, color=MUTED)
 
 
-def _draw_cell(axes: Axes, left: float, row: int, width: float, cell: Mapping[Any, Any], alpha: float) -> None:
-    """One head at one period: verdict, z, and a mark for each test, filled where it was passed."""
+def _draw_cell(axes: Axes, left: float, row: int, width: float, cell: Mapping[Any, Any], alpha: float) -> list[Mark]:
+    """One head at one period: verdict and z; returns a mark for each test, filled where it was passed."""
     background, colour, weight = LOOKS[cell["verdict"]]
     axes.add_patch(Rectangle((left + 0.02, row + 0.06), width - 0.04, 0.88, facecolor=background, linewidth=0))
     middle, at = left + width / 2, row + 0.5
@@ -170,25 +173,33 @@ def _draw_cell(axes: Axes, left: float, row: int, width: float, cell: Mapping[An
     if cell["verdict"] == "not testable":
         said, size = fit(_fitting([cell["verdict"], SHORT[cell["verdict"]]], width - 0.08, "normal"), width, SMALL)
         axes.text(middle, at, said, ha="center", fontsize=size, **word)
-        return
-    marks = [left + width - 0.1 - 0.09 * place_of for place_of in (2, 1, 0)]
-    if width < MARKS + text_width("no", SMALL, weight) + 0.1:
-        _draw_marks(axes, [middle + shift for shift in (-0.09, 0, 0.09)], at, conditions_met(cell, alpha), colour)
-        return
-    _draw_marks(axes, marks, at, conditions_met(cell, alpha), colour)
+        return []
+    narrow = width < MARKS + text_width("no", SMALL, weight) + 0.1
+    first = middle - 0.09 if narrow else left + width - 0.28
+    marks = [(first + 0.09 * i, at, met, colour) for i, met in enumerate(conditions_met(cell, alpha))]
+    if narrow:
+        return marks
     room = width - MARKS
     z = "z " + number(float(f"{cell['z']:.2g}"))
     options = [f"{cell['verdict']}   {z}", f"{SHORT[cell['verdict']]}  {z}", SHORT[cell["verdict"]]]
     axes.text(left + 0.08, at, _fitting(options, room - 0.1, weight), ha="left", fontsize=SMALL, **word)
+    return marks
 
 
 MARKS = 0.36  # inches of the three marks
 
 
-def _draw_marks(axes: Axes, at: Sequence[float], row: float, passed: Sequence[bool], colour: str) -> None:
-    for x, filled in zip(at, passed, strict=True):
-        face = colour if filled else "none"
-        axes.plot(x, row, "o", markersize=3.4, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=0.7)
+def _draw_marks(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Marks of all cells at once: place across and down, whether filled, colour."""
+    for filled, colour in sorted({mark[2:] for mark in marks}):
+        chosen = [mark for mark in marks if mark[2:] == (filled, colour)]
+        at, rows = [mark[0] for mark in chosen], [mark[1] for mark in chosen]
+        style: dict[str, Any] = {
+            "markersize": 3.4,
+            "markerfacecolor": colour if filled else "none",
+            "markeredgecolor": colour,
+        }
+        axes.plot(at, rows, "o", markeredgewidth=0.7, gid="passed" if filled else "failed", **style)
 
 
 def _fitting(options: Sequence[str], room: float, weight: str) -> str:
