@@ -1,14 +1,14 @@
 // What the forecast loses when the attention at one lag is cut in all heads, and at all multiples of a period.
 import { figure, lengthOf, roundTicks } from "./format.js";
-import { atLag, frame, heading, lagAxis, lagSpan, marks, showLag } from "./lag_axis.js";
+import { atLag, frame, heading, lagAxis, marks, showLag } from "./lag_axis.js";
 import { rows } from "./study.js";
 import { add, area, axis, fit, line, linear, TICK, write } from "./svg.js";
 
 const SENTENCES = 3;
 
 /** Draw the causal lag curve of a run, and of the pinned run where it is another. */
-export function drawCurve(parent, rect, subjects, { part }, colours) {
-  const { run, stack } = subjects[0];
+export function drawCurve(parent, rect, subjects, colours) {
+  const { run } = subjects[0];
   const curves = [...new Set(subjects.map((subject) => subject.run))].map((one) => one.curve).filter(Boolean);
   const { lag, mean, low, high } = run.curve;
   heading(parent, rect, "Knock-out: how far the forecast moves", "one lag cut in all heads", colours);
@@ -18,25 +18,17 @@ export function drawCurve(parent, rect, subjects, { part }, colours) {
     write(parent, rect.x, rect.y + 27 + 13 * i, shown, { fill: colours.muted, size: TICK });
   });
   const plot = frame(rect, { top: 24 + 13 * said.length });
-  const x = linear(...lagSpan([stack], stack.profiles[part] ? part : run.headline), plot.left, plot.right);
+  const x = linear(0, Math.max(...curves.map((curve) => curve.lag.at(-1))) * 1.02, plot.left, plot.right);
   const top = Math.max(...high, ...curves.flatMap((curve) => [...curve.mean]), 1e-6) * 1.08;
   const y = linear(0, top, plot.bottom, plot.top);
   const ticks = roundTicks(0, top, plot.bottom - plot.top > 70 ? 3 : 2).map((at) => ({ at, text: figure(at, 3) }));
   for (const { at } of ticks)
     add(parent, "line", { x1: plot.left, x2: plot.right, y1: y(at), y2: y(at), stroke: colours.line });
   marks(parent, run, { plot, x }, colours, false);
-  const band = clipped(lag, [low, high], x);
-  add(parent, "path", { d: area(band.lag, ...band.values, x, y), fill: colours.band });
+  add(parent, "path", { d: area(lag, low, high, x, y), fill: colours.band });
   curves.forEach((curve, i) => {
-    const shown = clipped(curve.lag, [curve.mean], x);
-    const stroke = i ? colours.b : colours.a;
-    add(parent, "path", {
-      d: line(shown.lag, shown.values[0], x, y),
-      fill: "none",
-      stroke,
-      "stroke-width": 1.6,
-      class: "curve",
-    });
+    const d = line(curve.lag, curve.mean, x, y);
+    add(parent, "path", { d, fill: "none", stroke: i ? colours.b : colours.a, "stroke-width": 1.6, class: "curve" });
   });
   axis(parent, ticks, y, "left", plot.left, colours);
   const label = { fill: colours.muted, size: TICK, anchor: "middle", turn: -90 };
@@ -48,13 +40,6 @@ export function drawCurve(parent, rect, subjects, { part }, colours) {
     at: atLag(plot, x, lag),
     show: (focus) => showLag(overlay, focus.lag, { plot, x, stroke: colours.ink, curve }),
   };
-}
-
-/** The part of curves that lies on the axis. */
-function clipped(lag, curves, x) {
-  const at = [...lag.keys()].filter((i) => lag[i] >= x.domain[0] && lag[i] <= x.domain[1]);
-  const pick = (values) => Float32Array.from(at, (i) => values[i]);
-  return { lag: pick(lag), values: curves.map(pick) };
 }
 
 /** What the cut of all multiples of each period showed, a line each. */

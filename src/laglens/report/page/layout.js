@@ -8,7 +8,7 @@ const HEIGHTS = { profile: 260, strip: 200, curve: 200 }; // where panels lie un
 const BESIDE = 320; // height of the panels beside one another
 const LARGEST = 680; // width of a map
 const LOWEST = 90; // height of the plot of a map
-export const MAP = { left: 62, right: 50, top: 66, bottom: 40 };
+export const MAP = { left: 62, right: 50, top: 84, bottom: 40 };
 
 /** Rectangles {x, y, width, height} of the panels, and the height of the stage without its caption. */
 export function layout(width, { maps, hasCurve, aspect }) {

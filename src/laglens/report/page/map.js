@@ -4,9 +4,10 @@ import { percent, timeTicks } from "./format.js";
 import { MAP } from "./layout.js";
 import { drawCurves, extent, inside } from "./series.js";
 import { centre, tokenAt } from "./study.js";
-import { add, axis, fit, LABEL, linear, TICK, TITLE, widthOf, write } from "./svg.js";
+import { add, axis, fit, LABEL, linear, TICK, widthOf, write } from "./svg.js";
 
 const MARGIN = 34;
+const BAR = 70; // pixels of the colour scale
 const TOP_SHARE = 0.995;
 
 /** Upper end of the colour scale of a map: a robust share of its weights. */
@@ -92,31 +93,28 @@ function at(px, py, { plot, x, y, stack }) {
   return inside(margin, px, py) ? { query: tokenAt(stack.query, y.inverse(py)), panel: "margin" } : null;
 }
 
+/** Title of the map, and under it the colour scale with its ends. */
 function header(parent, rect, plot, { title, tint, high, signed, tables, gamma, values }, colours) {
   add(parent, "rect", { x: plot.left, y: rect.y + 3, width: 10, height: 10, rx: 2, fill: tint });
-  const ends = signed
-    ? [`−${percent(high)}`, percent(high)]
-    : ["0", `${values.some((value) => value > high) ? "≥ " : ""}${percent(high)}`];
-  const bar = 70;
-  const right = plot.right;
-  const widths = ends.map((text) => widthOf(text, TICK));
-  const left = right - widths[1] - 5 - bar;
-  for (let i = 0; i < bar; i += 1) {
-    const share = (i + 0.5) / bar;
-    const table = signed ? tables.diverging : tables.sequential;
-    const step = signed
-      ? 127.5 + 127.5 * Math.sign(share - 0.5) * Math.abs(2 * share - 1) ** gamma
-      : 255 * share ** gamma;
-    add(parent, "rect", { x: left + i, y: rect.y + 3, width: 1.5, height: 10, fill: css(table, Math.round(step)) });
+  const shown = fit(title, rect.x + rect.width - plot.left - 16, LABEL, "bold");
+  write(parent, plot.left + 16, rect.y + 12.5, shown, { fill: colours.ink, weight: "bold" });
+  const cut = values.some((value) => value > high) ? "≥ " : "";
+  const ends = signed ? [`−${percent(high)}`, percent(high)] : ["0", `${cut}${percent(high)}`];
+  const y = rect.y + 33;
+  const left = plot.right - widthOf(ends[1], TICK) - 5 - BAR;
+  for (let i = 0; i < BAR; i += 1) {
+    const colour = colourAt((i + 0.5) / BAR, { signed, tables, gamma });
+    add(parent, "rect", { x: left + i, y: y - 9, width: 1.5, height: 10, fill: colour });
   }
-  write(parent, left - 5, rect.y + 12, ends[0], { fill: colours.muted, size: TICK, anchor: "end" });
-  write(parent, right, rect.y + 12, ends[1], { fill: colours.muted, size: TICK, anchor: "end" });
-  const room = left - widths[0] - 14 - (plot.left + 16);
-  write(parent, plot.left + 16, rect.y + 12.5, fit(title, room, LABEL, "bold"), {
-    fill: colours.ink,
-    size: Math.min(LABEL, TITLE),
-    weight: "bold",
-  });
+  write(parent, left - 5, y, ends[0], { fill: colours.muted, size: TICK, anchor: "end" });
+  write(parent, plot.right, y, ends[1], { fill: colours.muted, size: TICK, anchor: "end" });
+}
+
+/** Colour of a share of the scale: evenly along the weights, so that the power shows. */
+function colourAt(share, { signed, tables, gamma }) {
+  if (!signed) return css(tables.sequential, Math.round(255 * share ** gamma));
+  const power = Math.sign(share - 0.5) * Math.abs(2 * share - 1) ** gamma;
+  return css(tables.diverging, Math.round(127.5 + 127.5 * power));
 }
 
 /** The series above the map along its keys, and to the left along its queries. */

@@ -1,6 +1,7 @@
 // The numbers of the chosen heads: verdicts, lags above the limit, measures.
 import { figure, lengthOf } from "./format.js";
 import { partName } from "./lag_axis.js";
+import { titleOf } from "./stage.js";
 import { peaks, profileOf, rowsOf } from "./study.js";
 
 const MOST_PERIODS = 6;
@@ -11,7 +12,7 @@ export function showNumbers(parent, subjects, part, colours) {
   subjects.forEach((subject, i) => {
     const heading = append(parent, "h3", "");
     append(heading, "i", "").style.background = i ? colours.b : colours.a;
-    heading.append(subject.label);
+    heading.append(titleOf(subjects, subject));
     verdicts(parent, subject);
     lags(parent, subject, part);
     measures(parent, subject, part);

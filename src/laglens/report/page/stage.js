@@ -26,58 +26,60 @@ export function comparable(a, b) {
 /** Draw the stage; returns its panels, for the pointer and for what is looked at. */
 export function drawStage(stage, subjects, state, tables) {
   const colours = THEME[state.theme];
+  const { part } = state;
+  const [first] = subjects;
   const difference = subjects.length === 2 && state.scale === "difference" && comparable(...subjects);
-  const shown = difference ? subjects.slice(0, 1) : subjects;
+  const shown = difference ? [first] : subjects;
   const width = Math.max(stage.clientWidth, 320);
   const aspect = Math.max(...shown.map((subject) => aspectOf(subject.stack)));
-  const rects = layout(width, { maps: shown.length, hasCurve: subjects[0].run.curve !== null, aspect });
+  const rects = layout(width, { maps: shown.length, hasCurve: first.run.curve !== null, aspect });
+  const scales = difference ? [differenceOf(subjects)] : scalesOf(subjects, state.scale);
   stage.replaceChildren();
   stage.setAttribute("font-family", FONT);
-  const panels = { series: drawSeries(stage, rects.series, subjects[0], colours), maps: [] };
-  const highs = subjects.map((subject) => upperEnd(subject.map));
-  const common = Math.max(...highs);
-  const name = (subject) =>
-    subjects.length > 1 && subjects[0].run !== subjects[1].run
-      ? `${subject.label}, ${otherName(subjects, subject)}`
-      : subject.label;
-  shown.forEach((subject, i) => {
-    const own = {
-      values: subject.map,
-      high: state.scale === "own" ? highs[i] : common,
-      signed: false,
-      title: name(subject),
-      others: [],
-    };
-    const values = difference ? subject.map.map((weight, at) => weight - subjects[1].map[at]) : null;
-    const signed = difference
-      ? {
-          values,
-          high: upperDifference(values),
-          signed: true,
-          title: `${name(subjects[0])} − ${name(subjects[1])}`,
-          others: subjects[1].run === subject.run ? [] : [subjects[1].run],
-        }
-      : own;
-    const tint = difference || i === 0 ? colours.a : colours.b;
-    panels.maps.push(drawMap(stage, rects.maps[i], subject, { ...signed, tables, gamma: state.gamma, tint }, colours));
+  const panels = { series: drawSeries(stage, rects.series, first, colours) };
+  panels.maps = shown.map((subject, i) => {
+    const tint = i ? colours.b : colours.a;
+    return drawMap(stage, rects.maps[i], subject, { ...scales[i], tables, gamma: state.gamma, tint }, colours);
   });
-  const range =
-    state.range && state.part && subjects[0].stack.profiles[state.part] && !pooled(subjects[0])
-      ? rangeRatio(
-          subjects[0].stack,
-          subjects[0].map,
-          state.part,
-          subjects[0].stack.profiles[state.part].lag,
-          ...state.range,
-        )
-      : null;
-  panels.profile = drawProfile(stage, rects.profile, subjects, { part: state.part, range }, colours);
-  panels.strip = drawStrip(stage, rects.strip, subjects, { part: state.part, tables }, colours);
-  if (rects.curve) panels.curve = drawCurve(stage, rects.curve, subjects, { part: state.part }, colours);
+  panels.profile = drawProfile(stage, rects.profile, subjects, { part, range: rangeOf(first, state) }, colours);
+  panels.strip = drawStrip(stage, rects.strip, subjects, { part, tables }, colours);
+  if (rects.curve) panels.curve = drawCurve(stage, rects.curve, subjects, colours);
   const height = caption(stage, subjects, width, rects.height + 16, colours);
   stage.setAttribute("viewBox", `0 0 ${Math.round(width)} ${Math.round(height)}`);
   stage.style.aspectRatio = `${Math.round(width)} / ${Math.round(height)}`;
   return { ...panels, subjects, difference, colours };
+}
+
+/** Values and scale of each map: one scale for both, or each its own. */
+function scalesOf(subjects, scale) {
+  const highs = subjects.map((subject) => upperEnd(subject.map));
+  const common = Math.max(...highs);
+  return subjects.map((subject, i) => ({
+    values: subject.map,
+    high: scale === "own" ? highs[i] : common,
+    signed: false,
+    title: titleOf(subjects, subject),
+    others: [],
+  }));
+}
+
+function differenceOf([a, b]) {
+  const values = a.map.map((weight, at) => weight - b.map[at]);
+  const title = `${titleOf([a, b], a)} − ${titleOf([a, b], b)}`;
+  return { values, high: upperDifference(values), signed: true, title, others: a.run === b.run ? [] : [b.run] };
+}
+
+/** Profile of the range of queries, null where there is none. */
+function rangeOf(subject, { range, part }) {
+  const profile = subject.stack.profiles[part];
+  if (!range || !profile || pooled(subject)) return null;
+  return rangeRatio(subject.stack, subject.map, part, profile.lag, ...range);
+}
+
+/** Name of a head, with that of its run where the other is from another run. */
+export function titleOf(subjects, subject) {
+  const same = subjects.every(({ run }) => run === subject.run);
+  return same ? subject.label : `${subject.label}, ${otherName(subjects, subject)}`;
 }
 
 function otherName(subjects, subject) {
@@ -92,11 +94,10 @@ export function pooled({ run, stack }) {
 
 /** The small print: null, periods, scales. Returns the height of the stage. */
 function caption(stage, subjects, width, top, colours) {
-  const lines = subjects.flatMap((subject) => wrap(sentences(subject), width - 8));
-  const unique = [...new Set(lines)];
-  for (const [i, text] of unique.entries())
-    write(stage, 0, top + 14 * i + 8, text, { fill: colours.muted, size: TICK });
-  return top + 14 * unique.length + 6;
+  const said = [...new Set(subjects.flatMap(sentences))].filter(Boolean);
+  const lines = wrap(said.join(" "), width - 8);
+  for (const [i, text] of lines.entries()) write(stage, 0, top + 14 * i + 8, text, { fill: colours.muted, size: TICK });
+  return top + 14 * lines.length + 6;
 }
 
 function sentences({ run, stack }) {
@@ -107,8 +108,8 @@ function sentences({ run, stack }) {
   const truth = known.length
     ? `True periods of ${run.signal}, with their multiples: ${known.join(", ")}.`
     : `No period of ${run.signal} is known.`;
-  const token = stack.token === 1 ? "" : ` One token is ${lengthOf(run, stack.token)}.`;
-  return `${measured(run, stack)} ${truth}${token} ${shown(run, stack)}`;
+  const token = stack.token === 1 ? "" : `One token of ${run.model} is ${lengthOf(run, stack.token)}.`;
+  return [measured(run, stack), truth, token, mapsOf(run, stack)];
 }
 
 /** What the profiles were measured against. */
@@ -123,7 +124,7 @@ function measured(run, stack) {
 }
 
 /** What the maps show. */
-function shown(run, stack) {
+function mapsOf(run, stack) {
   const scale = stack.normalisation === "mass" ? "share of the query's attention" : "mean weight per token pair";
   const blocks = run.pooled[stack.name];
   const coarse = blocks.some((block) => block > 1)
