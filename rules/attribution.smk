@@ -5,7 +5,7 @@ rule attribute_forecast:
         card=fitted(".json"),
     output:
         attribution="results/attribution/{model}/{signal}.zarr.zip",
-        table="results/attribution/{model}/{signal}.csv",
+        table=table_of("attribution/{model}/{signal}", "agreement"),
     log:
         "logs/attribute_forecast/{model}/{signal}.log",
     benchmark:
@@ -40,8 +40,10 @@ rule knock_out:
         card=fitted(".json"),
     output:
         effects="results/attribution/{model}/{signal}.knock_out.zarr.zip",
-        table="results/attribution/{model}/{signal}.knock_out.csv",
-        heads="results/attribution/{model}/{signal}.knock_out_heads.csv",
+        table=table_of("attribution/{model}/{signal}.knock_out", "knock-out"),
+        heads=table_of(
+            "attribution/{model}/{signal}.knock_out_heads", "knock-out, head by head"
+        ),
     log:
         "logs/knock_out/{model}/{signal}.log",
     benchmark:

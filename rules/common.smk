@@ -235,6 +235,20 @@ def in_front(path, what):
     return report(path, category="0 Start here", labels={"what": what})
 
 
+def table_of(path, name):
+    """Output: a table that people read, with its place in the report."""
+    wildcards = [
+        key for key in ("model", "signal", "fit", "comparison") if f"{{{key}}}" in path
+    ]
+    labels = {key: f"{{{key}}}" for key in wildcards} | {"table": name}
+    return report(
+        f"results/{path}.csv",
+        category="6 Tables",
+        subcategory=f"{{{wildcards[0]}}}",
+        labels=labels,
+    )
+
+
 def exported():
     """Windows for the models that run in another environment."""
     pairs = (pair for pair in STUDY.pairs if pair[0] in RECORDED)

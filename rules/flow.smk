@@ -3,7 +3,7 @@ rule roll_out:
         time="results/time/{model}/{signal}.zarr.zip",
     output:
         flow="results/flow/{model}/{signal}.zarr.zip",
-        table="results/flow/{model}/{signal}.csv",
+        table=table_of("flow/{model}/{signal}", "flow"),
     log:
         "logs/roll_out/{model}/{signal}.log",
     benchmark:

@@ -3,7 +3,7 @@ rule measure_heads:
         time="results/time/{model}/{signal}.zarr.zip",
     output:
         heads="results/heads/{model}/{signal}.zarr.zip",
-        table="results/heads/{model}/{signal}.csv",
+        table=table_of("heads/{model}/{signal}", "measures"),
     log:
         "logs/measure_heads/{model}/{signal}.log",
     benchmark:
@@ -29,7 +29,7 @@ rule classify_heads:
         heads="results/heads/{model}/{signal}.zarr.zip",
         verdicts=verdicts,
     output:
-        table="results/heads/{model}/{signal}.classes.csv",
+        table=table_of("heads/{model}/{signal}.classes", "classes"),
     log:
         "logs/classify_heads/{model}/{signal}.log",
     benchmark:

@@ -4,7 +4,7 @@ rule measure_lags:
         control="results/time/{model}/{signal}.ar1.zarr.zip",
     output:
         lags="results/lags/{model}/{signal}.zarr.zip",
-        table="results/lags/{model}/{signal}.csv",
+        table=table_of("lags/{model}/{signal}", "peaks"),
         curves="results/lags/{model}/{signal}.input.zarr.zip",
     log:
         "logs/measure_lags/{model}/{signal}.log",
@@ -34,7 +34,7 @@ rule compare_signals:
         control_b=compared(1, ".ar1.zarr.zip"),
     output:
         comparison="results/comparisons/{comparison}.zarr.zip",
-        table="results/comparisons/{comparison}.csv",
+        table=table_of("comparisons/{comparison}", "changes"),
     log:
         "logs/compare_signals/{comparison}.log",
     benchmark:
@@ -66,7 +66,7 @@ rule follow_periods:
     output:
         swap="results/lags/{fit}.swap.zarr.zip",
         tracking="results/lags/{fit}.tracking.zarr.zip",
-        table="results/lags/{fit}.tracking.csv",
+        table=table_of("lags/{fit}.tracking", "tracking"),
     log:
         "logs/follow_periods/{fit}.log",
     benchmark:
@@ -102,7 +102,7 @@ rule test_lags:
         tracking=followed("tracking"),
     output:
         comb="results/lags/{model}/{signal}.verdicts.zarr.zip",
-        table="results/lags/{model}/{signal}.verdicts.csv",
+        table=table_of("lags/{model}/{signal}.verdicts", "verdicts"),
     log:
         "logs/test_lags/{model}/{signal}.log",
     benchmark:

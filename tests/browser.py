@@ -92,14 +92,19 @@ class Browser:
         return [json.loads(message) for message in whole]
 
     def page(self, url: str, width: int = 1440, height: int = 900) -> Page:
-        """A new page, ready when it says so."""
+        """A new page that says when it is ready."""
+        page = self.blank(width, height)
+        page.go(url)
+        return page
+
+    def blank(self, width: int = 1440, height: int = 900) -> Page:
+        """A new page without content."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, target, session)
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
         page.resize(width, height)
-        page.go(url)
         return page
 
 
@@ -121,9 +126,9 @@ class Page:
         self.call("Page.navigate", url=url)
         self.until("document.documentElement?.dataset.ready === 'yes'")
 
-    def run(self, script: str) -> Any:
+    def run(self, script: str, **options: Any) -> Any:
         """Value of an expression, awaited."""
-        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, **options)
         if "exceptionDetails" in result:
             details = result["exceptionDetails"]
             raise AssertionError(details.get("exception", {}).get("description", details["text"]))
@@ -136,6 +141,11 @@ class Page:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"never true: {condition}; console: {self.complaints()}")
             time.sleep(0.01)
+
+    def frame(self) -> int:
+        """A context for `run` (``contextId``) inside the first frame of the page."""
+        [child] = self.call("Page.getFrameTree")["frameTree"]["childFrames"]
+        return self.call("Page.createIsolatedWorld", frameId=child["frame"]["id"])["executionContextId"]
 
     def resize(self, width: int, height: int = 900) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

@@ -1,10 +1,12 @@
 """Fixtures that several test files share."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import Browser, find_chromium
 from hypothesis import settings
 from workflow_copy import WorkflowCopy
 
@@ -26,6 +28,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> WorkflowCopy:
 def workflow(finished: WorkflowCopy, tmp_path: Path) -> WorkflowCopy:
     """A copy of the finished study."""
     return finished.copy(tmp_path / "workflow")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A Chromium; where there is none its tests are skipped, or fail if LAGLENS_NEEDS_CHROMIUM is set."""
+    program = find_chromium()
+    if program is None:
+        message = "no Chromium found: install chromium, or name one in the environment variable CHROMIUM"
+        if os.environ.get("LAGLENS_NEEDS_CHROMIUM"):
+            pytest.fail(message)
+        pytest.skip(message)
+    started = Browser(program)
+    yield started
+    started.close()
 
 
 @pytest.fixture(autouse=True)

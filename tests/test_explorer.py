@@ -3,7 +3,6 @@
 
 import io
 import json
-import os
 import re
 import urllib.parse
 import urllib.request
@@ -14,7 +13,7 @@ from xml.etree import ElementTree
 import explorer_study
 import numpy as np
 import pytest
-from browser import Browser, Page, find_chromium
+from browser import Browser, Page
 from explorer_study import HISTORY, LAG, STEP, TOKENS
 from PIL import Image
 
@@ -26,19 +25,6 @@ from laglens.store import read_tree
 
 Files = dict[tuple[str, str], tuple[Path, Path]]
 HEADLINE = "horizon->history"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        message = "no Chromium found: install chromium, or name one in the environment variable CHROMIUM"
-        if os.environ.get("LAGLENS_NEEDS_CHROMIUM"):
-            pytest.fail(message)
-        pytest.skip(message)
-    started = Browser(program)
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,24 @@ import { css, diverging, ON_MAP, paint, quantile, sequential } from "./colour.js
 import { percent, timeTicks } from "./format.js";
 import { MAP } from "./layout.js";
 import { drawCurves, extent, inside } from "./series.js";
-import { centre, tokenAt } from "./study.js";
+import { centre, mapOf, tokenAt } from "./study.js";
 import { add, axis, fit, LABEL, linear, TICK, widthOf, write } from "./svg.js";
 
 const MARGIN = 34;
 const BAR = 70; // pixels of the colour scale
 const TOP_SHARE = 0.995;
 
-/** Upper end of the colour scale of a map: a robust share of its weights. */
-export function upperEnd(values) {
-  return quantile(values, TOP_SHARE) || quantile(values, 1) || 1;
+const ends = new WeakMap(); // of the stacks seen so far, by head: sorting a large map takes longer than drawing it
+
+/** Upper end of the colour scale of the map of a head: a robust share of its weights. */
+export function upperEnd(stack, layer, head) {
+  if (!ends.has(stack)) ends.set(stack, new Map());
+  const [known, place] = [ends.get(stack), layer * stack.heads.length + head];
+  if (!known.has(place)) {
+    const values = mapOf(stack, layer, head);
+    known.set(place, quantile(values, TOP_SHARE) || quantile(values, 1) || 1);
+  }
+  return known.get(place);
 }
 
 /** Largest absolute value shown of a difference. */

@@ -97,7 +97,13 @@ function draw(button, { run, state, tables, colours, part }) {
   const canvas = document.createElement("canvas");
   if (state.mode === "maps") {
     const map = mapOf(stack, head.layer, head.head);
-    paint(canvas, map, stack.query.edges, stack.key.edges, sequential(tables.sequential, upperEnd(map), state.gamma));
+    paint(
+      canvas,
+      map,
+      stack.query.edges,
+      stack.key.edges,
+      sequential(tables.sequential, upperEnd(stack, head.layer, head.head), state.gamma),
+    );
   } else drawProfile(canvas, profile, colours);
   button.append(canvas);
 }

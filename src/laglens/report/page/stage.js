@@ -52,7 +52,7 @@ export function drawStage(stage, subjects, state, tables) {
 
 /** Values and scale of each map: one scale for both, or each its own. */
 function scalesOf(subjects, scale) {
-  const highs = subjects.map((subject) => upperEnd(subject.map));
+  const highs = subjects.map((subject) => upperEnd(subject.stack, subject.layer, subject.head));
   const common = Math.max(...highs);
   return subjects.map((subject, i) => ({
     values: subject.map,
