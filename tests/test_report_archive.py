@@ -37,10 +37,12 @@ def test_the_explorer_works_inside_the_report(archive, browser: Browser) -> None
     _, report = archive
     page = browser.blank()
     page.call("Page.navigate", url=report.as_uri())
-    page.until("document.body?.innerText.includes('Explorer')")
-    page.run("[...document.querySelectorAll('span')].find((one) => one.textContent === 'Explorer').click()")
-    page.until("document.querySelector('a[iconname=eye]') !== null")
-    page.run("document.querySelector('a[iconname=eye]').click()")
+    category = "[...document.querySelectorAll('span')].find((one) => one.textContent === '0 Start here')"
+    page.until(f"{category} !== undefined")
+    page.run(f"{category}.click()")
+    row = "[...document.querySelectorAll('tr')].find((one) => one.cells[0].textContent === 'explorer')"
+    page.until(f"{row} !== undefined")
+    page.run(f"{row}.querySelector('a[iconname=eye]').click()")
     page.until("document.querySelector('iframe') !== null")
 
     def inside(script: str) -> object:

@@ -289,7 +289,10 @@ function listen() {
     show();
   });
   document.addEventListener("keydown", onKey);
-  window.addEventListener("hashchange", () => open(location.hash));
+  window.addEventListener("hashchange", (event) => {
+    clearTimeout(writing); // what was to be written is not what is asked for now
+    open(new URL(event.newURL).hash);
+  });
   preferred.addEventListener("change", () => render());
   let width = stage.clientWidth;
   new ResizeObserver(() => {
