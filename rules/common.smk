@@ -149,6 +149,18 @@ def followed(what):
     return path
 
 
+def stretched_noise(wildcards):
+    """Input: lag profiles of a model on noise stretched in time."""
+    fit = fit_of(wildcards.model, wildcards.signal)
+    return f"results/lags/{fit}.stretch_noise.zarr.zip"
+
+
+def stretched(wildcards):
+    """Input: periods by stretching the signal in time, where the study asks for them."""
+    path = f"results/lags/{wildcards.model}/{wildcards.signal}.stretch.zarr.zip"
+    return path if STUDY.lags.stretch else []
+
+
 def fitted(suffix):
     """Input: a file of the trained model."""
 

@@ -100,6 +100,7 @@ rule test_lags:
         untrained="results/time/{model}/{signal}.untrained.zarr.zip",
         swap=followed("swap"),
         tracking=followed("tracking"),
+        stretched=stretched,
     output:
         comb="results/lags/{model}/{signal}.verdicts.zarr.zip",
         table=table_of("lags/{model}/{signal}.verdicts", "verdicts"),
@@ -121,3 +122,76 @@ rule test_lags:
         "Judging the lags of {wildcards.model} on {wildcards.signal}"
     script:
         "../scripts/test_lags.py"
+
+
+rule stretch_noise:
+    input:
+        weights="results/models/{fit}.safetensors",
+        card="results/models/{fit}.json",
+    output:
+        profiles="results/lags/{fit}.stretch_noise.zarr.zip",
+    log:
+        "logs/stretch_noise/{fit}.log",
+    benchmark:
+        "logs/stretch_noise/{fit}.tsv"
+    wildcard_constraints:
+        fit=f"{NAME}(/{NAME})?",
+    priority: 60
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=int(2000 + 1000 * STUDY.attention.memory_gb),
+        runtime=30,
+    params:
+        spec=spec(
+            memory_gb="attention.memory_gb",
+            noises="lags.noises",
+            seed="seed",
+            device="device",
+            versions=True,
+        ),
+        code=fit_code("stretch_noise"),
+    message:
+        "Running {wildcards.fit} on white noise stretched in time"
+    script:
+        "../scripts/stretch_noise.py"
+
+
+rule stretch_signal:
+    input:
+        signal="results/signals/{signal}.zarr.zip",
+        noise=stretched_noise,
+        weights=fitted(".safetensors"),
+        card=fitted(".json"),
+    output:
+        periods="results/lags/{model}/{signal}.stretch.zarr.zip",
+    log:
+        "logs/stretch_signal/{model}/{signal}.log",
+    benchmark:
+        "logs/stretch_signal/{model}/{signal}.tsv"
+    wildcard_constraints:
+        model=one_of(set(STUDY.models) - RECORDED),
+    priority: 60
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=int(2000 + 1000 * STUDY.attention.memory_gb),
+        runtime=30,
+    params:
+        spec=spec(
+            windows="attention.windows",
+            memory_gb="attention.memory_gb",
+            confidence="lags.confidence",
+            seed="seed",
+            device="device",
+            versions=True,
+        ),
+        code=model_code("stretch_signal"),
+    message:
+        "Running {wildcards.model} on {wildcards.signal} stretched in time"
+    script:
+        "../scripts/stretch_signal.py"

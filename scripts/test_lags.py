@@ -17,7 +17,8 @@ with job() as snakemake:
     tested = next(iter(comb.children.values())).to_dataset()["period"].values.tolist()
     best = untrained_contrasts(untrained, tested)
     swap, tracking = read_tree(paths.swap), read_tree(paths.tracking)
-    table = verdict_table(comb, swap, best, tracking, confidence=spec["confidence"])
+    stretched = read_tree(paths.stretched) if paths.stretched else None
+    table = verdict_table(comb, swap, best, tracking, stretched, confidence=spec["confidence"])
     logger.info("%s", said_of_verdicts(table))
     write_table(table.assign(period_of=source), snakemake.output.table)
     write_tree(comb, snakemake.output.comb)

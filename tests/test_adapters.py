@@ -159,7 +159,10 @@ def forecasting_stages(study: Study, model: dict[str, str]) -> None:
     followed = {"swap": "followed.zip", "tracking": "tracking.zip", "table": "tracking.csv"}
     study.run("follow_periods", {"swap": "swap.zip", "white": "white.zip"}, followed, fit=study.model)
     judged = {"time": "time.zip", "control": "control.zip", "untrained": "untrained.zip", "swap": "followed.zip"}
-    judged["tracking"] = "tracking.zip"
+    judged |= {"tracking": "tracking.zip", "stretched": "stretched.zip"}
+    study.run("stretch_noise", model, {"profiles": "noise.zip"}, fit=study.model)
+    stretched = {"signal": "signal.zip", "noise": "noise.zip"} | model
+    study.run("stretch_signal", stretched, {"periods": "stretched.zip"})
     study.run("test_lags", judged, {"comb": "comb.zip", "table": "verdicts.csv"})
     study.run("knock_out", {"time": "time.zip"} | model, {"effects": "effects.zip", "table": "effects.csv"})
     verdicts = pd.read_csv("verdicts.csv")

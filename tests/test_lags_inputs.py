@@ -3,15 +3,20 @@
 import numpy as np
 import pytest
 import xarray as xr
-from scipy.stats import kstest
+from scipy.stats import kstest, spearmanr
+from trees import time_tree
 
 from laglens.errors import LaglensError
 from laglens.lags.inputs import (
     acf_peaks,
+    curves_of_windows,
     estimate_period,
     fisher_p,
     input_autocorrelation,
+    input_curves,
     input_periodogram,
+    rank_correlation,
+    token_autocorrelation,
     token_average,
 )
 
@@ -84,3 +89,48 @@ def test_straight_lines_and_short_series_are_refused():
         estimate_period(series([np.sin(np.arange(50.0)), np.arange(50.0)]))
     with pytest.raises(LaglensError, match="too short to look for periods"):
         input_autocorrelation(series(np.arange(5.0)))
+
+
+def test_rank_correlation_is_that_of_scipy():
+    rng = np.random.default_rng(3)
+    profiles, curve = rng.normal(size=(2, 3, 30)), rng.normal(size=30)
+    found = rank_correlation(profiles, curve)
+    for place in np.ndindex(2, 3):
+        assert found[place] == pytest.approx(spearmanr(profiles[place], curve).statistic)
+    curve[4] = np.nan
+    kept = np.delete(np.arange(30), 4)
+    assert rank_correlation(profiles, curve)[1, 2] == pytest.approx(
+        spearmanr(profiles[1, 2, kept], curve[kept]).statistic
+    )
+    assert np.isnan(rank_correlation(np.ones((1, 30)), curve)).all()
+
+
+def test_token_autocorrelation_is_that_of_the_averages():
+    """A wave of 32 samples in tokens of 8 repeats after 4 tokens; one of 8 samples is gone."""
+    lag = np.arange(-64.0, 65.0, 8.0)
+    slow = token_autocorrelation(wave(32.0, noise=0.0), 8.0, lag)
+    np.testing.assert_allclose(slow, slow[::-1])
+    assert slow[lag == 32] > 0.8
+    assert slow[lag == 16] < -0.8
+    both = wave(32.0, noise=0.0) + wave(8.0, noise=0.0, seed=1)
+    np.testing.assert_allclose(token_autocorrelation(both, 8.0, lag), slow, atol=0.02)
+    assert np.isnan(token_autocorrelation(wave(32.0), 8.0, np.array([400.0])))
+
+
+def test_curves_of_the_input_and_of_its_tokens_are_in_samples():
+    curves = input_curves(wave(32.0), 4.0)
+    assert float(curves["token_frequency"][curves["token_power"].argmax("token_frequency")]) == pytest.approx(1 / 32)
+    assert float(curves["frequency"][curves["power"].argmax("frequency")]) == pytest.approx(1 / 32)
+    assert float(curves["autocorrelation"].sel(lag=32)) > 0.8
+    assert float(curves["token_autocorrelation"].sel(token_lag=32)) > 0.8
+    assert curves["token_lag"].values[1] == 4
+
+
+def test_a_straight_line_has_no_curves_and_that_is_said():
+    tree = time_tree()
+    flat = xr.DataTree.from_dict(
+        {"/": tree.to_dataset().assign(series=tree["series"] * 0)}
+        | {f"/{name}": node.to_dataset(inherit=False) for name, node in tree.children.items()}
+    )
+    assert "straight line" in curves_of_windows(flat).attrs["left_out"]
+    assert set(curves_of_windows(tree)) == {"autocorrelation", "power", "token_autocorrelation", "token_power"}

@@ -3,6 +3,7 @@ from .attention.calls import Reading as Reading
 from .attention.capture import AttentionCapture as AttentionCapture
 from .attention.capture import read_attention as read_attention
 from .attention.cube import attention_tree as attention_tree
+from .attention.labelled import label_attention as label_attention
 from .attention.pictures import image_attention as image_attention
 from .attribution.agreement import agree_with_attention as agree_with_attention
 from .attribution.causal import knock_out_table as knock_out_table
@@ -16,6 +17,7 @@ from .attribution.knock_out import knock_out as knock_out
 from .attribution.knock_out import knock_out_heads as knock_out_heads
 from .attribution.lags import attribution_lags as attribution_lags
 from .attribution.ranking import rank_heads as rank_heads
+from .attribution.stretch import stretch_period as stretch_period
 from .attribution.table import attribution_table as attribution_table
 from .errors import LaglensError as LaglensError
 from .figures.agreement import draw_agreement as draw_agreement
@@ -65,6 +67,7 @@ from .lags.combs import comb_guards as comb_guards
 from .lags.comparison import compare_lags as compare_lags
 from .lags.inputs import estimate_period as estimate_period
 from .lags.inputs import input_autocorrelation as input_autocorrelation
+from .lags.inputs import input_curves as input_curves
 from .lags.inputs import input_periodogram as input_periodogram
 from .lags.measure import measure_lags as measure_lags
 from .lags.permutation import false_discovery_rate as false_discovery_rate
@@ -107,4 +110,6 @@ from .store import write_table as write_table
 from .store import write_tree as write_tree
 from .store import write_weights as write_weights
 from .time.controls import control_time_tree as control_time_tree
+from .time.probes import probe_time_tree as probe_time_tree
+from .time.probes import untrained_time_tree as untrained_time_tree
 from .time.reduce import to_time as to_time

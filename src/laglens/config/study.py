@@ -73,6 +73,10 @@ class Lags(Section):
     swap_inputs: int = Field(8, ge=4, description="waves of each of these periods")
     permutations: int = Field(999, ge=99, description="permutations of their periods; the smallest p is 1 / (n + 1)")
     noises: int = Field(100, ge=20, description="white noise series that profiles on these waves are compared with")
+    stretch: bool = Field(
+        False,
+        description="show every signal slower and faster too, for periods finer than a token: 9 runs more of each",
+    )
 
 
 class Heads(Section):

@@ -59,6 +59,9 @@ COLUMNS = {
     "detected": "float64",
     "detected_lower": "float64",
     "detected_upper": "float64",
+    "stretched_period": "float64",
+    "stretched_lower": "float64",
+    "stretched_upper": "float64",
     "acf_correlation": "float64",
     "special_mass": "float64",
 }
@@ -97,6 +100,7 @@ def verdict_table(
     swap_tree: xr.DataTree,
     untrained: xr.DataArray,
     tracking: xr.DataTree | None = None,
+    stretched: xr.DataTree | None = None,
     *,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
@@ -113,6 +117,8 @@ def verdict_table(
         From `comb_test`, `swap_test` and `untrained_contrasts` of the same model.
     tracking
         From `track_periods` of the same model, for the chance levels.
+    stretched
+        From `laglens.lags.stretch.stretched_periods` of the same model and signal, for periods finer than a token.
     confidence
         1 minus the family-wise error rate of each of the two tests.
 
@@ -124,7 +130,7 @@ def verdict_table(
     rows = [
         of_head | of_period
         for name in comb_tree.children
-        for of_head, i, j in _heads(name, comb_tree, swap_tree, tracking)
+        for of_head, i, j in _heads(name, comb_tree, swap_tree, tracking, stretched)
         for of_period in _periods(stack_dataset(comb_tree, name), i, j, of_head["p_swap"], untrained, 1 - confidence)
     ]
     empty = {column: 0 if kind == "int64" else False for column, kind in COLUMNS.items() if kind in ("int64", "bool")}
@@ -148,7 +154,11 @@ def said_of_verdicts(table: pd.DataFrame) -> str:
 
 
 def _heads(
-    name: str, comb_tree: xr.DataTree, swap_tree: xr.DataTree, tracking: xr.DataTree | None
+    name: str,
+    comb_tree: xr.DataTree,
+    swap_tree: xr.DataTree,
+    tracking: xr.DataTree | None,
+    stretched: xr.DataTree | None,
 ) -> Iterator[tuple[dict[str, Any], int, int]]:
     """What is said of every head of a stack whatever the period, and its place."""
     node = stack_dataset(comb_tree, name)
@@ -163,6 +173,10 @@ def _heads(
         if tracking is not None and name in tracking.children:
             found = stack_dataset(tracking, name)
             head |= {key: float(found[key].values[i, j]) for key in ("chance_at_period", "chance_at_multiple")}
+        if stretched is not None and name in stretched.children:
+            found = stack_dataset(stretched, name)
+            head |= {"stretched_period": float(found["period"].values[i, j])}
+            head |= _bounds("stretched", found["period_interval"].values[i, j])
         yield head, i, j
 
 

@@ -1,0 +1,146 @@
+"""The period that a head follows, finer than its tokens: windows played slower and faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from laglens.attention.cube import attention_tree
+from laglens.errors import LaglensError
+from laglens.lags.alike import stack_dataset
+from laglens.lags.precision import resample_windows
+from laglens.lags.profiles import ratio_of_part
+from laglens.lags.reach import said_of_none, sort_stacks
+from laglens.lags.stretch import stretched_periods
+from laglens.models.forecaster import Forecaster
+from laglens.progress import track
+from laglens.signals.stretch import stretch_windows, stretched_noise
+from laglens.time.reduce import to_time
+
+NOISES = 60
+
+
+def stretch_period(
+    model: Forecaster,
+    value: xr.DataArray,
+    *,
+    n: int = 16,
+    noise: xr.DataTree | None = None,
+    noises: int = NOISES,
+    confidence: float = 0.95,
+    seed: int = 0,
+    **options: Any,
+) -> xr.DataTree:
+    """Period that every head follows on a series, to a fraction of a token.
+
+    Every window is shown nine times, stretched by 0.75 to 1.25, so that lags of whole tokens fall between the tokens.
+    Shifting instead gains nothing: query and key move together.
+
+    Parameters
+    ----------
+    model
+        Reads the history for its forecast.
+    value
+        ``(sample, time)``: one recorded series, or several. All factors need history / 0.75 samples.
+    n
+        Windows.
+    noise
+        `stretched_profiles` of the same model on `stretched_noise`. Default: of `noises` series.
+    confidence
+        Of the interval over windows.
+    seed
+        Of the noise and of the bootstrap.
+    options
+        ``memory_gb`` and ``device``, as of `laglens.attention.cube.attention_tree`.
+
+    Returns
+    -------
+    xr.DataTree
+        As `laglens.lags.stretch.stretched_periods`.
+
+    Raises
+    ------
+    LaglensError
+        The series is too short, no stack reads the history for the forecast, tokens are as fine as the series, or the
+        model takes several channels together.
+    """
+    shown = stretch_windows(value, model.history, n)
+    if noise is None:
+        noise = stretched_profiles(model, stretched_noise(noises, model.history, seed=seed), **options)
+    profiles = stretched_profiles(model, shown, **options)
+    if "left_out" in profiles.attrs:
+        raise LaglensError(profiles.attrs["left_out"])
+    needed = model.history / float(shown["factor"].min())
+    return stretched_periods(profiles, noise, resample_windows(shown, needed, seed=seed), confidence=confidence)
+
+
+def stretch_or_say_why(model: Forecaster, value: xr.DataArray, **options: Any) -> xr.DataTree:
+    """`stretch_period`, or a tree without stacks whose attribute ``left_out`` says why there is none."""
+    try:
+        return stretch_period(model, value, **options)
+    except LaglensError as error:
+        return xr.DataTree(xr.Dataset(attrs={"left_out": str(error)}))
+
+
+def stretched_profiles(model: Forecaster, shown: xr.Dataset, **options: Any) -> xr.DataTree:
+    """Lag profiles of a model on stretched windows, as ratios to uniform in the headline part of each stack.
+
+    Parameters
+    ----------
+    shown
+        ``series (factor, sample, time)`` from `laglens.signals.stretch`.
+    options
+        As in `stretch_period`.
+
+    Returns
+    -------
+    xr.DataTree
+        One node per stack that reads the history for the forecast: ``ratio (factor, sample, layer, head, lag)``, past
+        lags in input samples of the stretched window. No stack, and the reason in the attribute ``left_out``, where
+        there is none, tokens are as fine as the series, or the model takes several channels together.
+    """
+    if why := _why_not(model):
+        return xr.DataTree(xr.Dataset(attrs=shown.attrs | {"left_out": why}))
+    found: dict[str, list[xr.DataArray]] = {}
+    attrs: dict[str, dict[str, Any]] = {}
+    for factor in track(range(shown.sizes["factor"]), "stretching", total=shown.sizes["factor"]):
+        series = shown[["series"]].isel(factor=factor, drop=True)
+        tree = to_time(attention_tree(model, _with_horizon(series, model), store="time", statistics=(), **options))
+        stacks, left_out = sort_stacks(tree)
+        if not stacks:
+            return xr.DataTree(xr.Dataset(attrs=shown.attrs | {"left_out": said_of_none(left_out)}))
+        for name, (part, layout) in stacks.items():
+            node = stack_dataset(tree, name)
+            past = layout.measured(part) & (layout.lag > 0)
+            maps = node["attention"].transpose("sample", "layer", "head", "query", "key")
+            ratios = [ratio_of_part(maps.isel(sample=i).values, layout, part)[..., past] for i in range(len(maps))]
+            coords = {"layer": node["layer"], "head": node["head"], "lag": layout.lag_samples[past]}
+            dims = ("sample", "layer", "head", "lag")
+            labelled = xr.DataArray(np.nan_to_num(np.stack(ratios), nan=1.0).astype(np.float32), coords, dims)
+            found.setdefault(name, []).append(labelled)
+            attrs[name] = {"part": part, "samples_per_token": layout.table.step}
+    nodes = {
+        f"/{name}": xr.concat(ratios, "factor").assign_coords(factor=shown["factor"]).to_dataset(name="ratio")
+        for name, ratios in found.items()
+    }
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=shown.attrs | {"history": model.history}), **nodes})
+    for name, about in attrs.items():
+        tree.children[name].attrs = about
+    return tree
+
+
+def _why_not(model: Forecaster) -> str:
+    """Why stretching says nothing about a model; empty where it does."""
+    if model.channels > 1:
+        return "several series enter the model together, and only single ones are stretched"
+    if min(stack.key.step for stack in model.stacks) <= 1:
+        return "tokens are as fine as the series, so stretching shows nothing more"
+    return ""
+
+
+def _with_horizon(series: xr.Dataset, model: Forecaster) -> xr.Dataset:
+    """Windows that end with the history, and a horizon that nobody knows."""
+    padded = series["series"].pad(time=(0, model.horizon), constant_values=np.nan)
+    return xr.Dataset({"series": padded.assign_coords(time=np.arange(model.history + model.horizon))})

@@ -1,0 +1,105 @@
+"""Stretching in time: closed forms, planted periods between tokens, and a shipped model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import laglens
+from laglens.attribution.stretch import stretch_or_say_why, stretched_profiles
+from laglens.errors import LaglensError
+from laglens.lags.precision import resample_windows
+from laglens.lags.stretch import stretch_combs, stretched_periods
+from laglens.signals.stretch import FACTORS, stretch, stretch_windows, stretched_noise
+
+WEIGHTS = Path(laglens.__file__).parent / "weights"
+STEP, LAG = 8.0, np.arange(24.0, 257.0, 8.0)
+
+
+def series(values) -> xr.DataArray:
+    return xr.DataArray(np.atleast_2d(values), dims=("sample", "time"))
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_a_stretched_wave_has_the_stretched_period_and_ends_at_the_same_instant(factor):
+    time, length = np.arange(400.0), 256
+    found = stretch(np.sin(2 * np.pi * time / 24), factor, length)
+    at = time[-1] - np.arange(length)[::-1] / factor
+    np.testing.assert_allclose(found, np.sin(2 * np.pi * at / 24), atol=1e-4)
+    assert found[-1] == np.sin(2 * np.pi * time[-1] / 24)
+
+
+def test_windows_of_all_factors_end_together_and_know_where_they_come_from():
+    values = np.random.default_rng(0).normal(size=(2, 400))
+    found = stretch_windows(series(values), 256, 6)
+    assert dict(found.sizes) == {"factor": 9, "sample": 6, "time": 256}
+    ends = found["start"].values + 342 - 1  # ceil(255 / 0.75) + 1 = 341 samples are needed
+    last = found["series"].isel(time=-1)
+    for i, end in enumerate(ends - 1):
+        assert last.isel(sample=i).values == pytest.approx(values[found["signal_sample"].values[i], end])
+    np.testing.assert_allclose(found["series"].sel(factor=1.0)[0], values[0, 341 - 256 : 341])
+
+
+def test_a_shorter_series_has_fewer_factors_and_a_short_one_is_refused():
+    assert stretch_windows(series(np.zeros(309)), 256, 2)["factor"].values.min() == 0.875
+    with pytest.raises(LaglensError, match="250 samples are too few to stretch windows of 256"):
+        stretch_windows(series(np.zeros(250)), 256, 2)
+
+
+def planted(period: float, n: int, strength: float, rng) -> xr.Dataset:
+    """Ratios whose head 0 has a soft comb at `period` samples of the series, seen at token lags; head 1 has none."""
+    factors = np.array(FACTORS)
+    true_lag = LAG / factors[:, None]
+    comb = strength * np.cos(2 * np.pi * true_lag / period)
+    logs = 1 + 0.1 * rng.normal(size=(len(factors), n, 1, 2, len(LAG)))
+    logs[:, :, 0, 0] += comb[:, None]
+    dims = ("factor", "sample", "layer", "head", "lag")
+    coords = {"factor": factors, "layer": [0], "head": [0, 1], "lag": LAG}
+    return xr.Dataset({"ratio": (dims, np.expm1(logs))}, coords, {"samples_per_token": STEP, "part": "p"})
+
+
+@pytest.mark.parametrize("period", [37.3, 44.9, 61.1, 83.7])
+def test_a_period_between_tokens_is_found_to_a_twentieth_of_a_token(period):
+    rng = np.random.default_rng(1)
+    profiles = xr.DataTree.from_dict({"/decoder": planted(period, 8, 0.3, rng)})
+    noise = xr.DataTree.from_dict({"/decoder": planted(period, 40, 0.0, rng)})
+    apart = xr.Dataset(coords={"sample": np.arange(8)})
+    found = stretched_periods(profiles, noise, resample_windows(apart, 100))["decoder"]
+    assert float(found["period"].sel(head=0)[0]) == pytest.approx(period, abs=0.05 * STEP)
+    lower, upper = found["period_interval"].sel(head=0).values[0]
+    assert lower <= float(found["period"].sel(head=0)[0]) <= upper
+    assert upper - lower < 0.1 * STEP
+    assert np.diff(found["period_interval"].sel(head=1).values[0]) > STEP
+
+
+def test_combs_of_all_factors_have_no_contrast_on_a_flat_profile():
+    weights, periods = stretch_combs(LAG, np.array(FACTORS), STEP)
+    assert weights.shape == (len(periods), 9, len(LAG))
+    np.testing.assert_allclose(weights.sum((1, 2)), 0, atol=1e-9)
+
+
+def shipped(name: str):
+    path = WEIGHTS / f"{name}.safetensors"
+    return laglens.restore_model(laglens.read_card(path), laglens.read_weights(path))
+
+
+def test_the_shipped_model_gives_periods_finer_than_its_tokens():
+    model, rng = shipped("numeric_small"), np.random.default_rng(2)
+    periods = np.array([41.3, 53.9, 66.2])
+    time = np.arange(345)
+    noise = stretched_profiles(model, stretched_noise(20, model.history))
+    errors = []
+    for period in periods:
+        phase = rng.uniform(0, 2 * np.pi, (4, 1))
+        waves = np.sin(2 * np.pi * time / period + phase) + 0.05 * rng.normal(size=(4, 345))
+        found = laglens.stretch_period(model, series(waves), n=4, noise=noise)
+        nodes = [node.to_dataset()["period"] for node in found.children.values()]
+        errors.append(min(float(np.abs(node - period).min()) for node in nodes))
+    assert np.median(errors) < 0.125 * 4
+
+
+def test_why_nothing_is_stretched_is_said():
+    model = shipped("numeric_small")
+    noise = stretched_profiles(model, stretched_noise(2, model.history))
+    assert "too few to stretch" in stretch_or_say_why(model, series(np.zeros(250)), noise=noise).attrs["left_out"]
