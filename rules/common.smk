@@ -149,15 +149,15 @@ def followed(what):
     return path
 
 
-def stretched_noise(wildcards):
-    """Input: lag profiles of a model on noise stretched in time."""
+def stretch_probe(wildcards):
+    """Input: what stretching shows of a model whatever the signal."""
     fit = fit_of(wildcards.model, wildcards.signal)
-    return f"results/lags/{fit}.stretch_noise.zarr.zip"
+    return f"results/lags/{fit}.stretch.zarr.zip"
 
 
 def stretched(wildcards):
     """Input: periods by stretching the signal in time, where the study asks for them."""
-    path = f"results/lags/{wildcards.model}/{wildcards.signal}.stretch.zarr.zip"
+    path = f"results/lags/{wildcards.model}/{wildcards.signal}.stretched.zarr.zip"
     return path if STUDY.lags.stretch else []
 
 

@@ -124,16 +124,16 @@ rule test_lags:
         "../scripts/test_lags.py"
 
 
-rule stretch_noise:
+rule stretch_probe:
     input:
         weights="results/models/{fit}.safetensors",
         card="results/models/{fit}.json",
     output:
-        profiles="results/lags/{fit}.stretch_noise.zarr.zip",
+        probe="results/lags/{fit}.stretch.zarr.zip",
     log:
-        "logs/stretch_noise/{fit}.log",
+        "logs/stretch_probe/{fit}.log",
     benchmark:
-        "logs/stretch_noise/{fit}.tsv"
+        "logs/stretch_probe/{fit}.tsv"
     wildcard_constraints:
         fit=f"{NAME}(/{NAME})?",
     priority: 60
@@ -152,21 +152,21 @@ rule stretch_noise:
             device="device",
             versions=True,
         ),
-        code=fit_code("stretch_noise"),
+        code=fit_code("stretch_probe"),
     message:
-        "Running {wildcards.fit} on white noise stretched in time"
+        "Running {wildcards.fit} on noise and waves stretched in time"
     script:
-        "../scripts/stretch_noise.py"
+        "../scripts/stretch_probe.py"
 
 
 rule stretch_signal:
     input:
         signal="results/signals/{signal}.zarr.zip",
-        noise=stretched_noise,
+        probe=stretch_probe,
         weights=fitted(".safetensors"),
         card=fitted(".json"),
     output:
-        periods="results/lags/{model}/{signal}.stretch.zarr.zip",
+        periods="results/lags/{model}/{signal}.stretched.zarr.zip",
     log:
         "logs/stretch_signal/{model}/{signal}.log",
     benchmark:

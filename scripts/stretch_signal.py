@@ -10,7 +10,7 @@ with job() as snakemake:
     periods = stretch_or_say_why(
         restore_model(card, read_weights(snakemake.input.weights)),
         signal["value"],
-        noise=read_tree(snakemake.input.noise),
+        probe=read_tree(snakemake.input.probe),
         n=spec["windows"],
         confidence=spec["confidence"],
         seed=spec["seed"],

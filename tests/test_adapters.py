@@ -160,8 +160,8 @@ def forecasting_stages(study: Study, model: dict[str, str]) -> None:
     study.run("follow_periods", {"swap": "swap.zip", "white": "white.zip"}, followed, fit=study.model)
     judged = {"time": "time.zip", "control": "control.zip", "untrained": "untrained.zip", "swap": "followed.zip"}
     judged |= {"tracking": "tracking.zip", "stretched": "stretched.zip"}
-    study.run("stretch_noise", model, {"profiles": "noise.zip"}, fit=study.model)
-    stretched = {"signal": "signal.zip", "noise": "noise.zip"} | model
+    study.run("stretch_probe", model, {"probe": "probe.zip"}, fit=study.model)
+    stretched = {"signal": "signal.zip", "probe": "probe.zip"} | model
     study.run("stretch_signal", stretched, {"periods": "stretched.zip"})
     study.run("test_lags", judged, {"comb": "comb.zip", "table": "verdicts.csv"})
     study.run("knock_out", {"time": "time.zip"} | model, {"effects": "effects.zip", "table": "effects.csv"})

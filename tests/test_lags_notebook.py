@@ -58,7 +58,7 @@ def test_every_step_works_on_a_module_of_ones_own(model):
     table = laglens.verdict_table(comb, swap, untrained, tracked)
     assert len(table) == 2
     assert table["chance_at_multiple"].between(0, 1).all()
-    stretched = laglens.stretch_period(model, signal["value"], n=3, noises=20)
+    stretched = laglens.stretch_period(model, signal["value"], n=3)
     assert (stretched["encoder"]["period"] > 8).all()
 
 

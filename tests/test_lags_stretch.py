@@ -7,11 +7,11 @@ import pytest
 import xarray as xr
 
 import laglens
-from laglens.attribution.stretch import stretch_or_say_why, stretched_profiles
+from laglens.attribution.stretch import stretch_or_say_why, stretch_probe
 from laglens.errors import LaglensError
 from laglens.lags.precision import resample_windows
-from laglens.lags.stretch import stretch_combs, stretched_periods
-from laglens.signals.stretch import FACTORS, stretch, stretch_windows, stretched_noise
+from laglens.lags.stretch import calibrate_heads, stretch_combs, stretched_periods
+from laglens.signals.stretch import FACTORS, stretch, stretch_windows
 
 WEIGHTS = Path(laglens.__file__).parent / "weights"
 STEP, LAG = 8.0, np.arange(24.0, 257.0, 8.0)
@@ -47,25 +47,46 @@ def test_a_shorter_series_has_fewer_factors_and_a_short_one_is_refused():
         stretch_windows(series(np.zeros(250)), 256, 2)
 
 
-def planted(period: float, n: int, strength: float, rng) -> xr.Dataset:
-    """Ratios whose head 0 has a soft comb at `period` samples of the series, seen at token lags; head 1 has none."""
+def planted(periods, strength: float, rng, offset: float = 0.0) -> xr.Dataset:
+    """Ratios of one sample per period; head 0 has a soft comb, `offset` tokens beside the period, head 1 has none."""
     factors = np.array(FACTORS)
-    true_lag = LAG / factors[:, None]
-    comb = strength * np.cos(2 * np.pi * true_lag / period)
-    logs = 1 + 0.1 * rng.normal(size=(len(factors), n, 1, 2, len(LAG)))
-    logs[:, :, 0, 0] += comb[:, None]
-    dims = ("factor", "sample", "layer", "head", "lag")
+    true_lag = (LAG - offset * STEP) / factors[:, None]
+    comb = strength * np.cos(2 * np.pi * true_lag[:, None] / np.asarray(periods)[:, None])
+    logs = 1 + 0.1 * rng.normal(size=(len(factors), len(periods), 1, 2, len(LAG)))
+    logs[:, :, 0, 0] += comb
     coords = {"factor": factors, "layer": [0], "head": [0, 1], "lag": LAG}
+    dims = ("factor", "sample", "layer", "head", "lag")
     return xr.Dataset({"ratio": (dims, np.expm1(logs))}, coords, {"samples_per_token": STEP, "part": "p"})
 
 
+def tree(node: xr.Dataset, true=None) -> xr.DataTree:
+    root = xr.Dataset() if true is None else xr.Dataset(coords={"true_period": ("sample", np.asarray(true))})
+    return xr.DataTree.from_dict({"/": root, "/decoder": node})
+
+
+@pytest.fixture(scope="module")
+def probe():
+    """Calibrated on waves of a head that looks a quarter of a token beside the period."""
+    rng = np.random.default_rng(5)
+    true = rng.uniform(36, 100, 20)
+    noise = tree(planted([40.0] * 40, 0.0, rng))
+    return calibrate_heads(noise, tree(planted(true, 0.3, rng, offset=0.25), true))
+
+
+def test_the_offset_of_a_head_is_learnt_and_so_is_how_far_it_is_off(probe):
+    node = probe["decoder"]
+    assert float(node["offset"].sel(head=0)[0]) == pytest.approx(0.25, abs=0.125)
+    assert float(node["error"].sel(head=0)[0]) < 0.04 * STEP
+    assert float(node["error"].sel(head=1)[0]) > STEP
+
+
 @pytest.mark.parametrize("period", [37.3, 44.9, 61.1, 83.7])
-def test_a_period_between_tokens_is_found_to_a_twentieth_of_a_token(period):
-    rng = np.random.default_rng(1)
-    profiles = xr.DataTree.from_dict({"/decoder": planted(period, 8, 0.3, rng)})
-    noise = xr.DataTree.from_dict({"/decoder": planted(period, 40, 0.0, rng)})
+def test_a_period_between_tokens_is_found_to_a_twentieth_of_a_token(period, probe):
+    profiles = tree(planted([period] * 8, 0.3, np.random.default_rng(1), offset=0.25))
     apart = xr.Dataset(coords={"sample": np.arange(8)})
-    found = stretched_periods(profiles, noise, resample_windows(apart, 100))["decoder"]
+    tested = stretched_periods(profiles, probe, resample_windows(apart, 100))
+    found = tested["decoder"]
+    assert tested.attrs["best"] == {"stack": "decoder", "layer": 0, "head": 0}
     assert float(found["period"].sel(head=0)[0]) == pytest.approx(period, abs=0.05 * STEP)
     lower, upper = found["period_interval"].sel(head=0).values[0]
     assert lower <= float(found["period"].sel(head=0)[0]) <= upper
@@ -77,6 +98,8 @@ def test_combs_of_all_factors_have_no_contrast_on_a_flat_profile():
     weights, periods = stretch_combs(LAG, np.array(FACTORS), STEP)
     assert weights.shape == (len(periods), 9, len(LAG))
     np.testing.assert_allclose(weights.sum((1, 2)), 0, atol=1e-9)
+    with pytest.raises(LaglensError, match="hold no two multiples of a period of 3 tokens, 24 samples"):
+        stretch_combs(LAG[:5], np.array([1.0]), STEP)
 
 
 def shipped(name: str):
@@ -85,21 +108,24 @@ def shipped(name: str):
 
 
 def test_the_shipped_model_gives_periods_finer_than_its_tokens():
-    model, rng = shipped("numeric_small"), np.random.default_rng(2)
-    periods = np.array([41.3, 53.9, 66.2])
+    model, rng = shipped("image_small"), np.random.default_rng(2)
+    periods = np.array([52.3, 63.9, 84.2])
     time = np.arange(345)
-    noise = stretched_profiles(model, stretched_noise(20, model.history))
+    probe = stretch_probe(model, noises=20, waves=12)
     errors = []
     for period in periods:
         phase = rng.uniform(0, 2 * np.pi, (4, 1))
         waves = np.sin(2 * np.pi * time / period + phase) + 0.05 * rng.normal(size=(4, 345))
-        found = laglens.stretch_period(model, series(waves), n=4, noise=noise)
-        nodes = [node.to_dataset()["period"] for node in found.children.values()]
-        errors.append(min(float(np.abs(node - period).min()) for node in nodes))
-    assert np.median(errors) < 0.125 * 4
+        found = laglens.stretch_period(model, series(waves), n=4, probe=probe)
+        best = found.attrs["best"]
+        errors.append(abs(float(found[best["stack"]]["period"][best["layer"], best["head"]]) - period))
+    assert np.median(errors) < model.patch / 6
 
 
 def test_why_nothing_is_stretched_is_said():
     model = shipped("numeric_small")
-    noise = stretched_profiles(model, stretched_noise(2, model.history))
-    assert "too few to stretch" in stretch_or_say_why(model, series(np.zeros(250)), noise=noise).attrs["left_out"]
+    empty = xr.DataTree()
+    assert "too few to stretch" in stretch_or_say_why(model, series(np.zeros(250)), probe=empty).attrs["left_out"]
+    said = xr.DataTree(xr.Dataset(attrs={"left_out": "tokens are as fine as the series"}))
+    found = stretch_or_say_why(model, series(np.zeros(400)), probe=said)
+    assert found.attrs["left_out"] == "tokens are as fine as the series"

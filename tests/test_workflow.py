@@ -161,6 +161,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "maximum flow": (configure(flow__maximum="none"), FLOWED),
     "draws of random weights": (configure(lags__untrained=4), FROM_UNTRAINED),
     "waves of the period swap": (configure(lags__swap_inputs=4), FROM_PROBES),
+    "stretched signals too": (configure(lags__stretch=True), {"stretch_probe": 2, "stretch_signal": 3} | JUDGED),
     "permutations": (configure(lags__permutations=99), FOLLOWED),
     "width of a knock-out": (configure(attribution__half_width=0.5), {"knock_out": 3} | SHOWN | REPORTED),
     "explained forecast sample": (configure(attribution__step=2), {"attribute_forecast": 3} | SHOWN),

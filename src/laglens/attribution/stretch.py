@@ -13,13 +13,13 @@ from laglens.lags.alike import stack_dataset
 from laglens.lags.precision import resample_windows
 from laglens.lags.profiles import ratio_of_part
 from laglens.lags.reach import said_of_none, sort_stacks
-from laglens.lags.stretch import stretched_periods
+from laglens.lags.stretch import calibrate_heads, stretched_periods
 from laglens.models.forecaster import Forecaster
 from laglens.progress import track
-from laglens.signals.stretch import stretch_windows, stretched_noise
+from laglens.signals.stretch import stretch_windows, stretched_noise, stretched_waves
 from laglens.time.reduce import to_time
 
-NOISES = 60
+NOISES, WAVES = 60, 40
 
 
 def stretch_period(
@@ -27,8 +27,7 @@ def stretch_period(
     value: xr.DataArray,
     *,
     n: int = 16,
-    noise: xr.DataTree | None = None,
-    noises: int = NOISES,
+    probe: xr.DataTree | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     **options: Any,
@@ -46,12 +45,12 @@ def stretch_period(
         ``(sample, time)``: one recorded series, or several. All factors need history / 0.75 samples.
     n
         Windows.
-    noise
-        `stretched_profiles` of the same model on `stretched_noise`. Default: of `noises` series.
+    probe
+        `stretch_probe` of the same model; default: made here.
     confidence
         Of the interval over windows.
     seed
-        Of the noise and of the bootstrap.
+        Of the probe and of the bootstrap.
     options
         ``memory_gb`` and ``device``, as of `laglens.attention.cube.attention_tree`.
 
@@ -67,13 +66,12 @@ def stretch_period(
         model takes several channels together.
     """
     shown = stretch_windows(value, model.history, n)
-    if noise is None:
-        noise = stretched_profiles(model, stretched_noise(noises, model.history, seed=seed), **options)
+    probe = stretch_probe(model, seed=seed, **options) if probe is None else probe
+    if "left_out" in probe.attrs:
+        raise LaglensError(probe.attrs["left_out"])
     profiles = stretched_profiles(model, shown, **options)
-    if "left_out" in profiles.attrs:
-        raise LaglensError(profiles.attrs["left_out"])
     needed = model.history / float(shown["factor"].min())
-    return stretched_periods(profiles, noise, resample_windows(shown, needed, seed=seed), confidence=confidence)
+    return stretched_periods(profiles, probe, resample_windows(shown, needed, seed=seed), confidence=confidence)
 
 
 def stretch_or_say_why(model: Forecaster, value: xr.DataArray, **options: Any) -> xr.DataTree:
@@ -82,6 +80,37 @@ def stretch_or_say_why(model: Forecaster, value: xr.DataArray, **options: Any) -
         return stretch_period(model, value, **options)
     except LaglensError as error:
         return xr.DataTree(xr.Dataset(attrs={"left_out": str(error)}))
+
+
+def stretch_probe(
+    model: Forecaster, *, noises: int = NOISES, waves: int = WAVES, seed: int = 0, name: str = "model", **options: Any
+) -> xr.DataTree:
+    """What stretching shows of a model whatever the signal: its profiles on noise, and how its heads do on waves.
+
+    Parameters
+    ----------
+    noises, waves
+        White noise series, and waves of known period, all stretched like the windows of a signal.
+    seed, name
+        The study's seed, and the name of the model; both set the random numbers.
+    options
+        As in `stretch_period`.
+
+    Returns
+    -------
+    xr.DataTree
+        As `laglens.lags.stretch.calibrate_heads`; no stack, and the reason in the attribute ``left_out``, where
+        stretching says nothing about the model.
+    """
+    noise = stretched_profiles(model, stretched_noise(noises, model.history, seed=seed, name=name), **options)
+    if "left_out" in noise.attrs:
+        return noise
+    step = min(float(node.attrs["samples_per_token"]) for node in noise.children.values())
+    try:
+        shown = stretched_waves(waves, model.history, step, seed=seed, name=name)
+        return calibrate_heads(noise, stretched_profiles(model, shown, **options))
+    except LaglensError as error:  # tokens too coarse for two cycles of any period
+        return xr.DataTree(xr.Dataset(attrs=noise.attrs | {"left_out": str(error)}))
 
 
 def stretched_profiles(model: Forecaster, shown: xr.Dataset, **options: Any) -> xr.DataTree:
@@ -125,7 +154,8 @@ def stretched_profiles(model: Forecaster, shown: xr.Dataset, **options: Any) -> 
         f"/{name}": xr.concat(ratios, "factor").assign_coords(factor=shown["factor"]).to_dataset(name="ratio")
         for name, ratios in found.items()
     }
-    tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=shown.attrs | {"history": model.history}), **nodes})
+    root = xr.Dataset(coords={name: shown[name] for name in ("true_period",) if name in shown.coords})
+    tree = xr.DataTree.from_dict({"/": root.assign_attrs(shown.attrs | {"history": model.history}), **nodes})
     for name, about in attrs.items():
         tree.children[name].attrs = about
     return tree

@@ -6,19 +6,23 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from laglens.errors import LaglensError
 from laglens.lags.alike import stack_dataset
-from laglens.lags.combs import log_ratio
+from laglens.lags.combs import comb_weights, log_ratio
 from laglens.lags.precision import Resamples, quantile_interval
-from laglens.lags.tracking import candidate_combs, refined_period, standardise
+from laglens.lags.tracking import refined_period, standardise
 
 Array = NDArray[np.float64]
 GRID = 8  # places per token
-SMOOTH = 0.4  # standard deviation of the smoothing between lags [tokens]
+SMOOTH = 0.5  # standard deviation of the smoothing between lags [tokens]
+SHORTEST, CYCLES, CANDIDATES = 3.0, 2.5, 400  # tokens of the shortest period; cycles of the longest within the lags
+OFFSETS = np.linspace(-1, 1, 17)  # [tokens]
 BOUNDS = ("lower", "upper")
+DIMS = ("factor", "sample", "layer", "head", "lag")
 
 
 def stretched_periods(
-    profiles: xr.DataTree, noise: xr.DataTree, resamples: Resamples, *, confidence: float = 0.95
+    profiles: xr.DataTree, probe: xr.DataTree, resamples: Resamples, *, confidence: float = 0.95
 ) -> xr.DataTree:
     """Period that every head follows, finer than its tokens.
 
@@ -28,9 +32,11 @@ def stretched_periods(
 
     Parameters
     ----------
-    profiles, noise
-        Of the signal and of noise, ``ratio (factor, sample, layer, head, lag)`` for every stack (see
+    profiles
+        Of the signal, ``ratio (factor, sample, layer, head, lag)`` for every stack (see
         `laglens.attribution.stretch.stretched_profiles`).
+    probe
+        The same of noise, with the ``offset`` and the ``error (layer, head)`` of every head (`calibrate_heads`).
     resamples
         Of the windows.
     confidence
@@ -39,44 +45,100 @@ def stretched_periods(
     Returns
     -------
     xr.DataTree
-        One node per stack: ``period (layer, head)`` with ``period_interval (..., bound)`` [input samples].
+        One node per stack: ``period (layer, head)`` with ``period_interval (..., bound)``, and the ``error`` of the
+        head on waves of known period, all in input samples. Attribute ``best``: stack, layer and head of the smallest
+        error.
 
     Raises
     ------
     LaglensError
-        The lags hold no comb.
+        The lags hold no comb of two teeth.
     """
-    nodes = {}
+    nodes, errors = {}, []
     for name in profiles.children:
-        node, null = stack_dataset(profiles, name), stack_dataset(noise, name)
-        contrasts, periods = merged_contrasts(node, null)
+        node, null = stack_dataset(profiles, name), stack_dataset(probe, name)
+        contrasts, periods = merged_contrasts(node, null, null["offset"].values)
         interval = np.full((*contrasts.shape[1:3], 2), np.nan)
         if resamples.weights is not None:
             interval = quantile_interval(refined_period(resamples.means(contrasts), periods), confidence)
         samples = {"units": "input samples"}
+        heads, error = ("layer", "head"), null["error"].values
         nodes[f"/{name}"] = xr.Dataset(
             {
-                "period": (("layer", "head"), refined_period(contrasts.mean(0), periods), samples),
-                "period_interval": (("layer", "head", "bound"), interval, samples),
+                "period": (heads, refined_period(contrasts.mean(0), periods), samples),
+                "period_interval": ((*heads, "bound"), interval, samples),
+                "error": (heads, error, samples),
             },
             {"layer": node["layer"], "head": node["head"], "bound": np.array(BOUNDS, dtype=object)},
             node.attrs,
         )
-    about = profiles.attrs | {"interval_of": str(resamples), "confidence": confidence}
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=about), **nodes})
+        layer, head = np.unravel_index(int(error.argmin()), error.shape)
+        place = {"stack": name, "layer": int(node["layer"][layer]), "head": int(node["head"][head])}
+        errors.append((float(error.min()), place))
+    about = {
+        "interval_of": str(resamples),
+        "confidence": confidence,
+        "best": min(errors, key=lambda found: found[0])[1],
+    }
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=profiles.attrs | about), **nodes})
 
 
-def merged_contrasts(node: xr.Dataset, noise: xr.Dataset) -> tuple[Array, Array]:
-    """Contrast of every window and head at every candidate period: (sample, layer, head, period), (period,)."""
-    node, noise = (each.transpose("factor", "sample", "layer", "head", "lag") for each in (node, noise))
-    step, lag = float(node.attrs["samples_per_token"]), node["lag"].values
-    weights, periods = stretch_combs(lag, node["factor"].values, step)
-    logs, null = log_ratio(node["ratio"].values), log_ratio(noise["ratio"].sel(factor=node["factor"]).values)
-    z = np.stack([standardise(ours, theirs) for ours, theirs in zip(logs, null, strict=True)])
-    return np.einsum("fshdl,pfl->shdp", z, weights, optimize=True), periods
+def calibrate_heads(noise: xr.DataTree, waves: xr.DataTree) -> xr.DataTree:
+    """Where each head looks beside the period, and how far off its periods are, from waves of known period.
+
+    A head may look a fixed part of a token beside the lags at which its input repeats, and its periods would be off by
+    as much. The offset is the one with the smallest median error over the waves.
+
+    Parameters
+    ----------
+    noise, waves
+        `laglens.attribution.stretch.stretched_profiles` of noise, and of waves whose ``true_period (sample)`` is at the
+        root.
+
+    Returns
+    -------
+    xr.DataTree
+        `noise`, with ``offset (layer, head)`` [tokens] and ``error (layer, head)``, the median absolute error of the
+        period on the waves [input samples].
+    """
+    true, nodes = waves.to_dataset()["true_period"].values, {}
+    for name in noise.children:
+        node, null = stack_dataset(waves, name), stack_dataset(noise, name)
+        z, shape = _standardised(node, null), (node.sizes["layer"], node.sizes["head"])
+        errors = []
+        for offset in OFFSETS:
+            weights, periods = stretch_combs(node["lag"].values, node["factor"].values, _step(node), offset)
+            found = refined_period(np.einsum("fshdl,pfl->shdp", z, weights, optimize=True), periods)
+            errors.append(np.median(np.abs(found - true[:, None, None]), axis=0))
+        best = np.argmin(errors, axis=0)
+        nodes[f"/{name}"] = null.assign(
+            offset=(("layer", "head"), OFFSETS[best], {"units": "tokens"}),
+            error=(("layer", "head"), np.min(errors, axis=0).reshape(shape), {"units": "input samples"}),
+        )
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=noise.attrs | {"n_waves": len(true)}), **nodes})
 
 
-def stretch_combs(lag: Array, factors: Array, step: float) -> tuple[Array, Array]:
+def merged_contrasts(node: xr.Dataset, noise: xr.Dataset, offset: Array) -> tuple[Array, Array]:
+    """Contrast of every window and head at every candidate period: (sample, layer, head, period), (period,).
+
+    Parameters
+    ----------
+    node, noise
+        ``ratio (factor, sample, layer, head, lag)``.
+    offset
+        Of every head [tokens], ``(layer, head)``.
+    """
+    z, lag, factors = _standardised(node, noise), node["lag"].values, node["factor"].values
+    periods = candidate_periods(lag, factors, _step(node))
+    contrasts = np.empty((*z.shape[1:4], len(periods)))
+    for one in np.unique(offset):
+        at = offset == one
+        weights, _ = stretch_combs(lag, factors, _step(node), one)
+        contrasts[:, at] = np.einsum("fshl,pfl->shp", z[:, :, at], weights, optimize=True)
+    return contrasts, periods
+
+
+def stretch_combs(lag: Array, factors: Array, step: float, offset: float = 0.0) -> tuple[Array, Array]:
     """Weights over the lags of all factors whose sum is the contrast of a period: (period, factor, lag), (period,).
 
     Parameters
@@ -87,10 +149,48 @@ def stretch_combs(lag: Array, factors: Array, step: float) -> tuple[Array, Array
         Of the windows.
     step
         Input samples per token.
+    offset
+        By how much the head looks beyond the lags at which its input repeats [tokens].
     """
-    merged = lag / np.asarray(factors)[:, None]  # lags in samples of the series
-    grid = np.arange(merged.min(), merged.max(), step / GRID)
+    merged = (lag - offset * step) / np.asarray(factors)[:, None]  # lags in samples of the series
+    grid = _grid(lag, np.asarray(factors), step)
     near = np.exp(-0.5 * ((grid[:, None, None] - merged) / (SMOOTH * step)) ** 2)
     near /= near.sum((1, 2), keepdims=True)
-    periods, combs = candidate_combs(grid, step)
+    periods = candidate_periods(lag, factors, step)
+    combs = np.stack([comb_weights(grid, period) for period in periods])
+    # Combs of many teeth and of few then vary alike on noise.
+    combs /= np.linalg.norm(combs, axis=1, keepdims=True)
     return np.einsum("pg,gfl->pfl", combs, near, optimize=True), periods
+
+
+def candidate_periods(lag: Array, factors: Array, step: float) -> Array:
+    """Periods whose comb has two teeth within the lags of all factors, evenly in log: (period,) [input samples].
+
+    Raises
+    ------
+    LaglensError
+        There is none of at least 3 tokens.
+    """
+    grid = _grid(lag, np.asarray(factors), step)
+    if not len(grid) or grid[-1] <= CYCLES * SHORTEST * step:
+        raise LaglensError(
+            f"lags up to {lag[-1]:g} samples hold no two multiples of a period of {SHORTEST:g} tokens, "
+            f"{SHORTEST * step:g} samples; give the model a longer history"
+        )
+    return np.geomspace(SHORTEST * step, grid[-1] / CYCLES, CANDIDATES)
+
+
+def _grid(lag: Array, factors: Array, step: float) -> Array:
+    """Lags that heads of every offset reach with some factor [input samples]."""
+    return np.arange((lag[0] + step) / factors.min(), lag[-1] / factors.min() - step, step / GRID)
+
+
+def _standardised(node: xr.Dataset, noise: xr.Dataset) -> Array:
+    """Log ratios in standard deviations of those of noise, factor by factor: (factor, sample, layer, head, lag)."""
+    ours = log_ratio(node["ratio"].transpose(*DIMS).values)
+    theirs = log_ratio(noise["ratio"].sel(factor=node["factor"]).transpose(*DIMS).values)
+    return np.stack([standardise(one, null) for one, null in zip(ours, theirs, strict=True)])
+
+
+def _step(node: xr.Dataset) -> float:
+    return float(node.attrs["samples_per_token"])

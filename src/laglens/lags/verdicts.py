@@ -62,6 +62,7 @@ COLUMNS = {
     "stretched_period": "float64",
     "stretched_lower": "float64",
     "stretched_upper": "float64",
+    "stretched_error": "float64",
     "acf_correlation": "float64",
     "special_mass": "float64",
 }
@@ -175,7 +176,7 @@ def _heads(
             head |= {key: float(found[key].values[i, j]) for key in ("chance_at_period", "chance_at_multiple")}
         if stretched is not None and name in stretched.children:
             found = stack_dataset(stretched, name)
-            head |= {"stretched_period": float(found["period"].values[i, j])}
+            head |= {f"stretched_{key}": float(found[key].values[i, j]) for key in ("period", "error")}
             head |= _bounds("stretched", found["period_interval"].values[i, j])
         yield head, i, j
 

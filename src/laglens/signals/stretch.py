@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from laglens.errors import LaglensError
+from laglens.signals.probes import CYCLES, SHORTEST, wave
 from laglens.signals.streams import stream
 from laglens.signals.windows import windows
 
@@ -70,6 +71,36 @@ def stretched_noise(n: int, history: int, *, seed: int = 0, name: str = "model")
     rng = np.random.default_rng(stream(seed, name, "stretch"))
     noise = xr.DataArray(rng.normal(size=(n, _needed(history, FACTORS[0]))), dims=("sample", "time"))
     return stretch_windows(noise, history, n).assign_attrs(name=f"{name}.stretch", control="white", truth={})
+
+
+def stretched_waves(n: int, history: int, step: float, *, seed: int = 0, name: str = "model") -> xr.Dataset:
+    """Waves of known period stretched like the windows of a signal, ``series (factor, sample, time)``.
+
+    Parameters
+    ----------
+    n
+        Waves, each of its own ``true_period (sample)``, log-uniform from 4.5 tokens to two fifths of the history;
+        phases, overtones and noise as of `laglens.signals.probes.wave`.
+    history
+        Samples that the model sees.
+    step
+        Input samples per token.
+
+    Raises
+    ------
+    LaglensError
+        The history has no room for such periods.
+    """
+    first, last = SHORTEST * step, history / CYCLES
+    if first >= last:
+        raise LaglensError(
+            f"a history of {history} samples has no room for waves of {SHORTEST:g} tokens of {step:g} samples"
+        )
+    rng = np.random.default_rng(stream(seed, name, "stretched waves"))
+    periods, length = np.exp(rng.uniform(np.log(first), np.log(last), n)), _needed(history, FACTORS[0])
+    values = np.stack([wave(period, length, rng) for period in periods])
+    shown = stretch_windows(xr.DataArray(values, dims=("sample", "time")), history, n)
+    return shown.assign_coords(true_period=("sample", periods[shown["signal_sample"].values]))
 
 
 def stretch(series: Array, factor: float, length: int) -> Array:
