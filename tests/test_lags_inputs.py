@@ -133,4 +133,7 @@ def test_a_straight_line_has_no_curves_and_that_is_said():
         | {f"/{name}": node.to_dataset(inherit=False) for name, node in tree.children.items()}
     )
     assert "straight line" in curves_of_windows(flat).attrs["left_out"]
+    period = curves_of_windows(tree).attrs["period"]
+    assert period["period"] == pytest.approx(32, rel=0.02)
+    assert period["lower"] is None  # four windows that overlap
     assert set(curves_of_windows(tree)) == {"autocorrelation", "power", "token_autocorrelation", "token_power"}

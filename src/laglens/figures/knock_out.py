@@ -27,6 +27,7 @@ from laglens.figures.style import (
     WIDTH,
     caption,
     caption_height,
+    explain,
     look,
     new_figure,
     place,
@@ -70,6 +71,9 @@ def draw_knock_out(
     LaglensError
         The tree or the table lacks something.
     """
+    if "left_out" in effects.attrs:
+        with look():
+            return explain(title, subtitle, f"Not cut: {effects.attrs['left_out']}.")
     require(effects.children, ("curve",), "knock-out tree")
     curve = effects.children["curve"].to_dataset(inherit=False)
     require(curve, ("forecast_change",), "causal lag curve")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import xarray as xr
@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from statsmodels.tsa.stattools import acf
 
 from laglens.errors import LaglensError
+from laglens.lags.precision import Resamples, quantile_interval, resample_windows
 
 Array = NDArray[np.float64]
 
@@ -26,7 +27,7 @@ class PeriodEstimate:
     period
         Of the largest peak of the mean periodogram, refined by a parabola through its log [input samples].
     lower, upper
-        Percentile bootstrap interval over series; equal to `period` for a single one.
+        Percentile bootstrap interval over series; equal to `period` for a single one, NaN for too few windows.
     fisher_p
         Fisher's exact test of the largest periodogram ordinate against white noise, median over series.
     """
@@ -155,26 +156,40 @@ def input_curves(series: xr.DataArray, step: float) -> xr.Dataset:
 def curves_of_windows(time_tree: xr.DataTree) -> xr.Dataset:
     """`input_curves` of the windows of a time tree, for the finest tokens of its stacks.
 
-    An input without autocorrelation (a straight line, a few tokens) gives no curves, and ``left_out`` says why.
+    The attribute ``period`` is the strongest period of the input, with an interval over windows (None where too few are
+    independent) and Fisher's p. An input without autocorrelation (a straight line, a few tokens) gives no curves, and
+    ``left_out`` says why.
     """
     step = min(float(node.attrs["samples_per_token"]) for node in time_tree.children.values())
-    shown = time_tree.to_dataset()["series"].isel(time=slice(int(time_tree.attrs["history"])))
+    history = int(time_tree.attrs["history"])
+    windows = time_tree.to_dataset()
+    shown = windows["series"].isel(time=slice(history))
     try:
         curves = input_curves(shown, step)
+        found = asdict(estimate_period(shown, resamples=resample_windows(windows, history)))
+        curves.attrs["period"] = {name: value if np.isfinite(value) else None for name, value in found.items()}
     except LaglensError as error:
         curves = xr.Dataset(attrs={"left_out": str(error)})
     return curves.assign_attrs({key: time_tree.attrs[key] for key in ("signal", "model") if key in time_tree.attrs})
 
 
 def estimate_period(
-    series: xr.DataArray, *, confidence: float = 0.95, n_resamples: int = 500, seed: int = 0
+    series: xr.DataArray,
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 500,
+    seed: int = 0,
+    resamples: Resamples | None = None,
 ) -> PeriodEstimate:
-    """The strongest period of an input, with an interval over its series (windows of one series depend on each other).
+    """The strongest period of an input, with an interval over its series.
 
     Parameters
     ----------
     series
         ``(sample, time)``, evenly spaced.
+    resamples
+        From `laglens.lags.precision.resample_windows`, for windows of one series, which depend on each other; the
+        interval is NaN where they are too few. Default: all series are independent.
 
     Raises
     ------
@@ -188,11 +203,14 @@ def estimate_period(
     values = _detrended(series)
     power = np.abs(np.fft.rfft(values * get_window("hann", values.shape[1]), _padded(values.shape[1]))) ** 2
     power /= power.sum(1, keepdims=True)
-    rng = np.random.default_rng(seed)
-    drawn = [_peak_period(power[rng.integers(len(power), size=len(power))].mean(0)) for _ in range(n_resamples)]
-    tails = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(power) > 1 else [np.nan] * 2
     period = _peak_period(power.mean(0))
-    lower, upper = (tails[0], tails[1]) if len(power) > 1 else (period, period)
+    if resamples is None:
+        rng = np.random.default_rng(seed)
+        means = [power[rng.integers(len(power), size=len(power))].mean(0) for _ in range(n_resamples)]
+    else:
+        means = [] if resamples.weights is None else list(resamples.means(power))
+    drawn = [_peak_period(mean) for mean in means]
+    lower, upper = quantile_interval(np.array(drawn), confidence) if drawn else (np.nan, np.nan)
     p = float(np.median([fisher_p(row) for row in values]))
     return PeriodEstimate(period, float(lower), float(upper), p)
 
