@@ -136,7 +136,7 @@ def test_a_line_of_config_goes_through_every_stage(name: str, folder: Path) -> N
     study.run("measure_heads", {"time": "time.zip"}, {"heads": "heads.zip", "table": "heads.csv"})
     study.run("roll_out", {"time": "time.zip"}, {"flow": "flow.zip", "table": "flow.csv"})
     figures = {name: [f"{name}.png"] for name in ("head_sheet", "mosaic", "lag_strip")}
-    study.run("draw_run", {"time": "time.zip", "lags": "lags.zip"}, figures)
+    study.run("draw_run", {"time": "time.zip", "lags": "lags.zip", "flow": "flow.zip"}, figures)
 
     card, tree = read_card("model.json"), read_tree("time.zip")
     assert tree.attrs["certificate"]["found"] == tree.attrs["certificate"]["captured"] > 0

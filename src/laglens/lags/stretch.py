@@ -152,15 +152,19 @@ def stretch_combs(lag: Array, factors: Array, step: float, offset: float = 0.0) 
     offset
         By how much the head looks beyond the lags at which its input repeats [tokens].
     """
-    merged = (lag - offset * step) / np.asarray(factors)[:, None]  # lags in samples of the series
-    grid = _grid(lag, np.asarray(factors), step)
-    near = np.exp(-0.5 * ((grid[:, None, None] - merged) / (SMOOTH * step)) ** 2)
-    near /= near.sum((1, 2), keepdims=True)
     periods = candidate_periods(lag, factors, step)
+    grid = _grid(lag, np.asarray(factors), step)
     combs = np.stack([comb_weights(grid, period) for period in periods])
     # Combs of many teeth and of few then vary alike on noise.
     combs /= np.linalg.norm(combs, axis=1, keepdims=True)
-    return np.einsum("pg,gfl->pfl", combs, near, optimize=True), periods
+    return np.einsum("pg,gfl->pfl", combs, _merging(grid, lag, factors, step, offset), optimize=True), periods
+
+
+def _merging(grid: Array, lag: Array, factors: Array, step: float, offset: float) -> Array:
+    """Weights that smooth the lags of all factors onto a grid: (place, factor, lag)."""
+    merged = (lag - offset * step) / np.asarray(factors)[:, None]  # lags in samples of the series
+    near = np.exp(-0.5 * ((grid[:, None, None] - merged) / (SMOOTH * step)) ** 2)
+    return np.asarray(near / near.sum((1, 2), keepdims=True))
 
 
 def candidate_periods(lag: Array, factors: Array, step: float) -> Array:
