@@ -1,0 +1,109 @@
+"""Write docs/gallery.md and its pictures from the figures of the finished default study: ``python docs/gallery.py``."""
+
+from __future__ import annotations
+
+import sys
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from laglens.store import write_bytes
+
+ROOT = Path(__file__).parents[1]
+PAGE, PICTURES = ROOT / "docs/gallery.md", ROOT / "docs/images/gallery"
+FIGURES = ROOT / "results/figures"
+MOST = 150_000  # bytes
+SIZES = [(width, colours) for width in (1000, 850, 720, 620) for colours in (256, 128, 64, 32)]
+HEAD = """# Gallery
+
+Every figure of laglens, drawn from the default study: `snakemake`, then `python docs/gallery.py`, which writes this
+page and its pictures. [Figures](figures.md) says how to read each of them.
+"""
+SHOWN = {  # figure: title, what to see
+    "image_small/three_harmonics/verdicts": (
+        "Verdicts",
+        (
+            "Which heads follow which period, and which of three tests each one passed. The shortest period is "
+            "refused: it is shorter than two tokens."
+        ),
+    ),
+    "image_small/tracking": (
+        "Period tracking",
+        (
+            "The period read off the lags of a head against that of its input. On the line the head follows; position "
+            "alone is flat."
+        ),
+    ),
+    "image_small/three_harmonics/knock_out": (
+        "Knock-out and causal lag curve",
+        (
+            "How far the forecast moves when one lag is cut, what a whole period is worth beside matched controls, and "
+            "which head carries it."
+        ),
+    ),
+    "image_small/three_harmonics/lag_strip": (
+        "Lag strip",
+        "All heads by lag: lit where a head goes beyond its limit on noise with the same memory.",
+    ),
+    "image_small/three_harmonics/mosaic": ("Mosaic", "The maps of all heads of one window as one image."),
+    "numeric_small/sunspots/head_sheet": (
+        "Head sheet",
+        (
+            "Where the strongest heads look in one window of the sunspots, with the series on both margins, and their "
+            "lags over all windows."
+        ),
+    ),
+    "comparisons/period_removed": (
+        "Comparison",
+        "One head on two signals, with and without a period, and the difference against its own null.",
+    ),
+    "numeric_small/sunspots/flow": ("Flow", "What reaches the forecast through all layers, under the series."),
+    "image_small/three_harmonics/agreement": (
+        "Agreement with attribution",
+        "Whether heads look where the forecast comes from, beside attributions of other windows.",
+    ),
+    "numeric_small/sunspots/forecasts": (
+        "Forecasts",
+        "The worst windows beside the best, with what was looked at and what was used.",
+    ),
+    "image_small/layers": ("Heads by layer", "Entropy, Gini coefficient and locality of all heads on all signals."),
+    "image_small/training": ("Training", "Losses, and errors beside forecasts that need no model."),
+}
+
+
+def shrunk(path: Path) -> bytes:
+    """Bytes of a picture, as wide and with as many colours as fit in `MOST`.
+
+    Raises
+    ------
+    SystemExit
+        The picture does not fit.
+    """
+    with Image.open(path) as picture:
+        whole = picture.convert("RGB")
+    for width, colours in SIZES:
+        small = whole.resize((width, round(whole.height * width / whole.width)), Image.Resampling.LANCZOS)
+        buffer = BytesIO()
+        small.quantize(colours, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+        if buffer.tell() < MOST:
+            return buffer.getvalue()
+    sys.exit(f"{path}: {buffer.tell()} bytes when {width} pixels wide; the most is {MOST}")
+
+
+def main() -> None:
+    """Write the page and its pictures; name all figures that are missing first."""
+    missing = [name for name in SHOWN if not (FIGURES / f"{name}.png").is_file()]
+    if missing:
+        sys.exit(f"run `snakemake` first; not in {FIGURES.relative_to(ROOT)}: {', '.join(missing)}")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    text = HEAD
+    for name, (title, words) in SHOWN.items():
+        file = f"{name.replace('/', '-')}.png"
+        write_bytes(shrunk(FIGURES / f"{name}.png"), PICTURES / file)
+        text += f"\n## {title}\n\n{words}\n\n![{title}: {words}](images/gallery/{file})\n\n`results/figures/{name}`\n"
+    PAGE.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
