@@ -60,6 +60,13 @@ rule calibration:
         "The calibration of the models is there"
 
 
+onstart:
+    print(
+        launch.plan(job.rule.name for job in workflow.dag.needrun_jobs()),
+        file=sys.stderr,
+    )
+
+
 onsuccess:
     print(launch.report(targets()), file=sys.stderr)
 

@@ -216,6 +216,19 @@ def test_a_grid_is_one_question_and_a_model_without_a_forecast_has_no_verdict() 
         summary_table([])
 
 
+def test_a_run_begins_with_what_it_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    jobs = ["measure", "measure", "draw", "build", "all"]
+    assert launch.plan(jobs) == "\n4 jobs to run; how long they take is known here once their rules have run."
+    for name, seconds in (("measure/m/a", 10), ("measure/m/b", 30), ("measure/m/c", 500), ("build", 20)):
+        path = Path("logs", f"{name}.tsv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:10\t100\n")
+    assert "4 jobs to run: about 80 seconds of work" in launch.plan(jobs)
+    assert "and 1 job of rules that have not run yet" in launch.plan(jobs)
+    assert "about 5 minutes" in launch.plan(["measure"] * 10)
+
+
 def test_a_run_ends_with_its_verdicts_and_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     verdicts = pd.concat([judged(24, ["supported"]), judged(10, ["supported"])])

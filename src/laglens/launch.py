@@ -6,8 +6,10 @@ import csv
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from laglens.config.load import load_study
@@ -70,6 +72,41 @@ def page_digests(source: Path) -> dict[str, str]:
     """Digests of the files that the explorer is put together from; those of code do not see them."""
     folder = source / "laglens" / "report" / "page"
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in sorted(folder.iterdir())}
+
+
+def plan(rules: Iterable[str]) -> str:
+    """How many jobs a run has and how long they will take, by what jobs of the same rules took here before.
+
+    Parameters
+    ----------
+    rules
+        The rule of every job that will run.
+    """
+    jobs = Counter(rules)
+    jobs.pop("all", None)
+    took = {rule: seconds for rule in jobs if (seconds := _seconds(rule)) is not None}
+    said = f"\n{_jobs(jobs.total())} to run"
+    if not took:
+        return f"{said}; how long they take is known here once their rules have run."
+    minutes = sum(seconds * jobs[rule] for rule, seconds in took.items()) / 60
+    length = f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{60 * minutes:.0f} seconds"
+    new = jobs.total() - sum(jobs[rule] for rule in took)
+    beside = f", and {_jobs(new)} of rules that have not run yet" if new else ""
+    return f"{said}: about {length} of work on one core, as earlier jobs took{beside}; divide by the cores."
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'' if count == 1 else 's'}"
+
+
+def _seconds(rule: str) -> float | None:
+    """Median time of the jobs of a rule so far, from what Snakemake measured beside their logs."""
+    took = []
+    for path in [*Path("logs", rule).rglob("*.tsv"), Path("logs", f"{rule}.tsv")]:
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                took += [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
+    return median(took) if took else None
 
 
 def report(targets: Iterable[str]) -> str:
