@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from laglens import launch
 from laglens.config.load import canonical
 from laglens.config.adapters import LOADED as LOADED_ARCHITECTURES
+from laglens.config.generators import GENERATORS_WITH_EVENTS
 from laglens.config.models import PER_SIGNAL
 from laglens.models.architectures import (
     PACKAGES,
@@ -20,6 +21,7 @@ wildcard_constraints:
     signal=NAME,
     model=NAME,
     comparison=NAME,
+    distribution=NAME,
 
 
 STUDY = launch.read_study(config, (workflow.configfiles or ["config"])[-1])
@@ -51,6 +53,12 @@ FORECASTING = {
 # Models whose forecast reads the history through cross-attention.
 CROSSED = {
     name for name, m in STUDY.models.items() if m.architecture in WITH_CROSS_ATTENTION
+}
+# Signals whose generator knows when something happened.
+EVENTFUL = {
+    name
+    for name, signal in STUDY.signals.items()
+    if getattr(signal, "generator", None) in GENERATORS_WITH_EVENTS
 }
 FORMATS = list(dict.fromkeys(STUDY.figures.formats))
 launch.run_from(SOURCE)
@@ -289,6 +297,29 @@ def calibrated():
         yield from figure("calibration/knock_out")
 
 
+def distribution_runs(name):
+    """Group, seed, model and signal of every model of a comparison of distributions."""
+    study = STUDY.distributions[name]
+    for group in ("trained", "untrained"):
+        for seed, model in enumerate(getattr(study, group)):
+            for signal in study.signals:
+                yield group, seed, model, signal
+
+
+def of_runs(path, only=None):
+    """Input: one file for every model and signal of a comparison of distributions."""
+
+    def paths(wildcards):
+        runs = distribution_runs(wildcards.distribution)
+        return [
+            path.format(model=m, signal=s)
+            for _, _, m, s in runs
+            if only is None or s in only
+        ]
+
+    return paths
+
+
 def targets():
     """Everything that the study asks for."""
     for model, signal in STUDY.pairs:
@@ -303,7 +334,13 @@ def targets():
             yield from figure(f"{model}/{signal}/alignment")
         for stage in stages:
             yield f"results/{stage}/{model}/{signal}.csv"
-        yield f"results/heads/{model}/{signal}.classes.csv"
+        kinds = ["classes", "similarity"]
+        if model in FORECASTING:
+            kinds += ["alignment", "importance"]
+        if signal in EVENTFUL:
+            kinds += ["events"]
+        for kind in kinds:
+            yield f"results/heads/{model}/{signal}.{kind}.csv"
         for name in ("head_sheet", "mosaic", "lag_strip", "flow"):
             yield from figure(f"{model}/{signal}/{name}")
     for model in dict.fromkeys(model for model, _ in STUDY.pairs):
@@ -316,6 +353,8 @@ def targets():
     fits = (fit_of(*pair) for pair in trained)
     for fit in dict.fromkeys(fits):
         yield from figure(f"{fit}/training")
+    for distribution in STUDY.distributions:
+        yield f"results/distributions/{distribution}.answers.csv"
     for comparison in STUDY.comparisons:
         yield f"results/comparisons/{comparison}.csv"
         yield from figure(f"comparisons/{comparison}")

@@ -48,3 +48,146 @@ rule classify_heads:
         "Naming the heads of {wildcards.model} on {wildcards.signal}"
     script:
         "../scripts/classify_heads.py"
+
+
+rule compare_heads:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+        heads="results/heads/{model}/{signal}.zarr.zip",
+    output:
+        similarity="results/heads/{model}/{signal}.similarity.zarr.zip",
+        table="results/heads/{model}/{signal}.similarity.csv",
+        layers="results/heads/{model}/{signal}.layers.csv",
+    log:
+        "logs/compare_heads/{model}/{signal}.log",
+    benchmark:
+        "logs/compare_heads/{model}/{signal}.tsv"
+    priority: 4
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        spec=spec(),
+        code=code("compare_heads"),
+    message:
+        "Comparing the heads of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/compare_heads.py"
+
+
+rule align_heads:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+    output:
+        alignment="results/heads/{model}/{signal}.alignment.zarr.zip",
+        table="results/heads/{model}/{signal}.alignment.csv",
+    log:
+        "logs/align_heads/{model}/{signal}.log",
+    benchmark:
+        "logs/align_heads/{model}/{signal}.tsv"
+    priority: 4
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        spec=spec(),
+        code=code("align_heads"),
+    message:
+        "Aligning the forecast steps of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/align_heads.py"
+
+
+rule lock_events:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+    output:
+        events="results/heads/{model}/{signal}.events.zarr.zip",
+        table="results/heads/{model}/{signal}.events.csv",
+    log:
+        "logs/lock_events/{model}/{signal}.log",
+    benchmark:
+        "logs/lock_events/{model}/{signal}.tsv"
+    priority: 4
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        spec=spec(confidence="lags.confidence", seed="seed"),
+        code=code("lock_events"),
+    message:
+        "Locking attention to events, {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/lock_events.py"
+
+
+rule measure_importance:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+        weights=fitted(".safetensors"),
+        card=fitted(".json"),
+    output:
+        importance="results/heads/{model}/{signal}.importance.zarr.zip",
+        table="results/heads/{model}/{signal}.importance.csv",
+    log:
+        "logs/measure_importance/{model}/{signal}.log",
+    benchmark:
+        "logs/measure_importance/{model}/{signal}.tsv"
+    priority: 4
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=4000,
+        runtime=60,
+    params:
+        spec=spec(device="device", versions=True),
+        code=model_code("measure_importance"),
+    message:
+        "Weighing the heads of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/measure_importance.py"
+
+
+rule compare_distributions:
+    input:
+        signals=of_runs("results/signals/{signal}.zarr.zip"),
+        heads=of_runs("results/heads/{model}/{signal}.csv"),
+        events=of_runs("results/heads/{model}/{signal}.events.csv", EVENTFUL),
+        cards=of_runs("results/models/{model}/{signal}.json"),
+        curves=of_runs("results/models/{model}/{signal}.csv"),
+    output:
+        values="results/distributions/{distribution}.csv",
+        answers="results/distributions/{distribution}.answers.csv",
+        spread="results/distributions/{distribution}.spread.csv",
+    log:
+        "logs/compare_distributions/{distribution}.log",
+    benchmark:
+        "logs/compare_distributions/{distribution}.tsv"
+    priority: 4
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec(
+            distribution="distributions.{distribution}",
+            confidence="lags.confidence",
+        ),
+        code=code("compare_distributions"),
+    message:
+        "Comparing kinds of series: {wildcards.distribution}"
+    script:
+        "../scripts/compare_distributions.py"

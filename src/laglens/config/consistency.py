@@ -33,6 +33,7 @@ def problems(study: Study) -> Iterator[str]:
         )
     if not named:
         yield from _foreign_comparisons(study)
+        yield from _unfit_distributions(study)
         yield from _short_signals(study)
         yield from _short_horizons(study)
         yield from _without_calibration(study)
@@ -51,6 +52,10 @@ def _unknown_names(study: Study) -> Iterator[str]:
     uses += [(f"calibration.models[{i}]", "models", name) for i, name in enumerate(study.calibration.models)]
     uses += [(f"claims.models[{i}]", "models", name) for i, name in enumerate(study.claims.models)]
     uses += [(f"claims.signals[{i}]", "signals", name) for i, name in enumerate(study.claims.signals)]
+    for title, study_of in study.distributions.items():
+        for kind, key in (("models", "trained"), ("models", "untrained"), ("signals", "signals")):
+            names = getattr(study_of, key)
+            uses += [(f"distributions.{title}.{key}[{j}]", kind, name) for j, name in enumerate(names)]
     for key, kind, name in uses:
         known = getattr(study, kind)
         if name not in known:
@@ -70,6 +75,26 @@ def _foreign_comparisons(study: Study) -> Iterator[str]:
                 f"comparisons.{title}.model: '{comparison.model}' is trained on each signal anew, so a head of the one "
                 "is no head of the other; take a model that is trained once"
             )
+
+
+def _unfit_distributions(study: Study) -> Iterator[str]:
+    for title, ours in study.distributions.items():
+        for key in ("trained", "untrained"):
+            for j, name in enumerate(getattr(ours, key)):
+                model = study.models[name]
+                if not isinstance(model, SignalModel):
+                    yield (
+                        f"distributions.{title}.{key}[{j}]: '{name}' is not trained on each signal; take models of "
+                        "architecture encoder or encoder_decoder"
+                    )
+                elif (key == "trained") != bool(model.train.epochs):
+                    yield (
+                        f"distributions.{title}.{key}[{j}]: '{name}' has train.epochs {model.train.epochs}; untrained "
+                        "models have 0, the others do not"
+                    )
+        for j, name in enumerate(ours.signals):
+            if not hasattr(study.signals[name], "generator"):
+                yield f"distributions.{title}.signals[{j}]: '{name}' is not generated, so its kind is not known"
 
 
 def _short_signals(study: Study) -> Iterator[str]:

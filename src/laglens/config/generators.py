@@ -15,6 +15,12 @@ Period = Annotated[float, Field(ge=2)]  # below two samples it could not be told
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
+GENERATORS_WITH_EVENTS = (
+    *("heavy_tailed_ar1", "garch11", "jump_diffusion"),
+    *("regime_switching", "trend_breaks", "season_trend_outliers"),
+)
+
+
 class Generated(Section):
     """Keys of every generator."""
 

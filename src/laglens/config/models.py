@@ -26,7 +26,7 @@ class MixtureTraining(Section):
 class SignalTraining(Section):
     """Training on one signal, with early stopping on its validation part."""
 
-    epochs: PositiveInt = Field(40, description="most passes over the training windows")
+    epochs: int = Field(40, ge=0, description="most passes over the training windows; 0: random weights")
     batch: PositiveInt = Field(32, description="windows per step")
     learning_rate: PositiveFloat = Field(1e-3, description="learning rate of Adam")
     patience: PositiveInt = Field(5, description="epochs without a better validation error before it stops")

@@ -31,6 +31,14 @@ class Comparison(Section):
     signals: list[str] = Field(min_length=2, max_length=2, description="the two signals; both in a run of the model")
 
 
+class Distributions(Section):
+    """The same models on series of different kinds, from several seeds; only their heads are measured."""
+
+    trained: list[str] = Field(min_length=1, description="models that differ in their training seed alone")
+    untrained: list[str] = Field([], description="the same with `train: {epochs: 0}`")
+    signals: list[str] = Field(min_length=2, description="generated signals")
+
+
 class Attention(Section):
     """How the attention is captured."""
 
@@ -197,6 +205,9 @@ class Study(Section):
     models: dict[Name, Model] = Field(min_length=1, description="Models by name")
     runs: list[Run] = Field(min_length=1, description="which models see which signals")
     comparisons: dict[Name, Comparison] = Field({}, description="signal against signal, by name")
+    distributions: dict[Name, Distributions] = Field(
+        {}, description="kinds of series against each other, over seeds, by name"
+    )
     attention: Attention = Field(Attention(), description="capture")
     time: Time = Field(Time(), description="tokens to time")
     lags: Lags = Field(Lags(), description="lag statistics")

@@ -74,6 +74,8 @@ def fit_on_signal(
     ----------
     values
         ``(sample, time)``, without gaps.
+    epochs
+        Most passes over the training windows; 0: the model stays as it is.
     patience
         Epochs without a better validation error after which training stops.
 
@@ -95,6 +97,8 @@ def fit_on_signal(
     generator = torch.Generator().manual_seed(seed)
     losses: list[tuple[float, float]] = []
     best, best_state = 0, model.state_dict()
+    if not epochs:
+        return _untrained_curve(model, training, held_out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout
         for epoch in track(range(epochs), "training on the signal", total=epochs):
@@ -115,6 +119,14 @@ def fit_on_signal(
         coords={"epoch": np.arange(1, len(losses) + 1)},
         attrs={"best_epoch": best + 1},
     )
+
+
+def _untrained_curve(model: ScaledForecaster, training: Tensor, held_out: Tensor) -> xr.Dataset:
+    """The losses of the weights as they are, as epoch 0."""
+    losses = {"training_loss": _validate(model, training), "validation_loss": _validate(model, held_out)}
+    model.eval()
+    columns = {name: ("epoch", [loss]) for name, loss in losses.items()}
+    return xr.Dataset(columns, coords={"epoch": [0]}, attrs={"best_epoch": 0})
 
 
 def validation_errors(

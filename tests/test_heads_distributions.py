@@ -1,0 +1,106 @@
+"""Kinds of series against each other: planted differences between groups, seeds as the unit, untrained beside."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from laglens.errors import LaglensError
+from laglens.heads.distributions import (
+    PREDICTABLE,
+    UNPREDICTABLE,
+    Trained,
+    answer_questions,
+    distribution_values,
+    seed_spread,
+)
+from laglens.models.fitting import fit_on_signal
+from laglens.models.registry import build_trainable
+
+KINDS = (*PREDICTABLE, "random_walk", "garch11")
+
+
+def result(generator: str, seed: int, gini: float, *, group: str = "trained", excess: float = 0.5) -> Trained:
+    rows = [("encoder", layer, head, part) for layer in (0, 1) for head in (0, 1)
+            for part in ("readout->history", "history->history")]  # fmt: skip
+    heads = pd.DataFrame(rows, columns=["stack", "layer", "head", "part"])
+    heads = heads.assign(gini=np.where(heads["layer"] == 0, gini, 9.0), relative_entropy=0.8, distance=20.0)
+    heads["distance_uniform"] = 50.0
+    bins = [(np.nan, np.nan, excess), (0.0, 1.0, 2.0), (4.0, 8.0, 1.0), (32.0, 64.0, 0.1)]
+    events = pd.DataFrame(
+        [(*row, *one) for row in rows for one in bins],
+        columns=["stack", "layer", "head", "part", "since_from", "since_to", "excess"],
+    )
+    trained = group == "trained"
+    card = {"training": {"epochs": 40 if trained else 0, "best_epoch": 3}} | {
+        "held_out_errors": {"model": 0.5, "last_value": 1.0, "mean": 2.0}
+    }
+    curve = pd.DataFrame({"epoch": [1, 2, 3, 8], "validation_loss": [3.0, 2.0, 1.0, 1.5]})
+    known = events if generator == "garch11" else None
+    return Trained(group, seed, f"m{seed}", generator, f"{generator} (corrected)", heads, known, card, curve)
+
+
+def results(difference: float, seeds: int = 3) -> list[Trained]:
+    rng = np.random.default_rng(0)
+    return [
+        result(kind, seed, 0.3 + difference * (kind in PREDICTABLE) + 0.01 * rng.normal())
+        for seed in range(seeds)
+        for kind in KINDS
+    ]
+
+
+def test_values_are_means_over_heads_of_the_rows_they_are_named_after() -> None:
+    values = distribution_values([result("garch11", 2, 0.4)]).iloc[0]
+    assert values["gini_first"] == pytest.approx(0.4) and values["gini_forecast"] == 9
+    assert values["distance_forecast"] == pytest.approx(0.4)
+    assert (values["excess"], values["excess_early"], values["excess_late"]) == pytest.approx((0.5, 1.5, 0.1))
+    assert values["skill"] == pytest.approx(0.5)
+    assert (values["epochs"], values["best_epoch"], bool(values["plateau"]), values["validation_loss"]) == (
+        8,
+        3,
+        True,
+        1,
+    )
+    assert (values["generator"], values["variant"], values["seed"]) == ("garch11", "corrected", 2)
+
+
+def test_a_planted_difference_is_found_and_none_is_not() -> None:
+    found = answer_questions(distribution_values(results(0.2))).set_index("question")
+    row = found.loc["predictability"]
+    assert row["effect"] == pytest.approx(0.2, abs=0.02) and 0 < row["low"] < row["effect"] < row["high"]
+    assert row["answer"] == "more" and row["in_seed_sd"] > 5
+    assert (row["n_seeds"], row["n_series"]) == (3, 4)
+    none = answer_questions(distribution_values(results(0.0))).set_index("question").loc["predictability"]
+    assert none["low"] < 0 < none["high"] and none["answer"] == "no difference found"
+    assert "spikes" not in found.index and set(UNPREDICTABLE) & set(KINDS)
+    assert found.loc["turbulence", "effect"] == pytest.approx(0.5)
+
+
+def test_two_seeds_have_no_interval_and_unknown_series_no_answer() -> None:
+    row = answer_questions(distribution_values(results(0.2, seeds=2))).set_index("question").loc["predictability"]
+    assert np.isnan(row["low"]) and row["answer"] == "too few seeds"
+    other = distribution_values([result("harmonics", 0, 0.1)])
+    with pytest.raises(LaglensError, match="none of the questions"):
+        answer_questions(other)
+
+
+def test_groups_are_answered_apart_and_the_spread_tells_series_from_seeds() -> None:
+    both = results(0.2) + [result(kind, seed, 0.1, group="untrained") for seed in range(3) for kind in KINDS]
+    values = distribution_values(both)
+    found = answer_questions(values)
+    ours = found[found["question"] == "predictability"].set_index("group")
+    assert ours.loc["untrained", "effect"] == pytest.approx(0)
+    spread = seed_spread(values).set_index(["group", "measure"])
+    assert spread.loc[("trained", "gini_first"), "p"] < 0.001
+    assert ("untrained", "gini_first") not in spread.index  # no spread at all
+    assert not values.loc[values["group"] == "untrained", "plateau"].any()
+
+
+def test_no_epochs_leave_the_weights_as_they_are() -> None:
+    model = build_trainable("encoder", {"history": 16, "horizon": 4, "width": 8, "heads": 2, "layers": 1}, seed=3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    value = xr.DataArray(np.random.default_rng(0).normal(size=(1, 150)), dims=("sample", "time"))
+    curve = fit_on_signal(model, value, epochs=0)
+    assert curve["epoch"].values.tolist() == [0] and curve.attrs["best_epoch"] == 0
+    assert np.isfinite(curve["validation_loss"]).all()
+    assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
