@@ -1,5 +1,8 @@
 """Kinds of series against each other: planted differences between groups, seeds as the unit, untrained beside."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,6 +97,29 @@ def test_groups_are_answered_apart_and_the_spread_tells_series_from_seeds() -> N
     assert spread.loc[("trained", "gini_first"), "p"] < 0.001
     assert ("untrained", "gini_first") not in spread.index  # no spread at all
     assert not values.loc[values["group"] == "untrained", "plateau"].any()
+
+
+def test_the_page_and_its_figure_hold_every_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Path(__file__).parents[1] / "docs" / "distributions.py"
+    spec = importlib.util.spec_from_file_location("distributions_page", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    values = distribution_values(results(0.2) + [result(kind, 0, 0.1, group="untrained") for kind in KINDS])
+    answers = answer_questions(values)
+    folder = tmp_path / "results" / "distributions"
+    folder.mkdir(parents=True)
+    for suffix, table in (("", values), (".answers", answers), (".spread", seed_spread(values))):
+        table.to_csv(folder / f"kinds{suffix}.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(module, "PICTURE", tmp_path / "images" / "page.png")
+    module.main("kinds")
+    text = (tmp_path / "page.md").read_text()
+    for row in answers.itertuples():
+        assert f"| {row.text} | {row.group} | {row.effect:.3f} |" in text
+    assert "12 of 12 trainings stopped before" in text
+    assert (tmp_path / "images" / "page.png").stat().st_size > 10_000
 
 
 def test_no_epochs_leave_the_weights_as_they_are() -> None:

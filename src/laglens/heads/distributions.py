@@ -60,6 +60,7 @@ class Question:
 
 QUESTIONS = (
     Question("spikes", "Do heads overreact to spikes in heavy tails?", "excess", ("heavy_tailed_ar1",)),
+    Question("outliers", "... or to outliers of a seasonal series?", "excess", ("season_trend_outliers",)),
     Question(
         "persistence",
         "Do models learn persistence (look nearer where the series is persistent than where it is noise)?",
