@@ -57,20 +57,23 @@ def page(name: str, values: pd.DataFrame, answers: pd.DataFrame, spread: pd.Data
 def _answers(answers: pd.DataFrame) -> list[list[str]]:
     return [
         [
-            row.text,
-            row.group,
-            f"{row.effect:.3f}",
-            "-" if np.isnan(row.low) else f"{row.low:.3f} to {row.high:.3f}",
-            "-" if np.isnan(row.in_seed_sd) else f"{row.in_seed_sd:.1f}",
-            str(row.n_seeds),
-            row.answer,
+            row["text"],
+            row["group"],
+            f"{row['effect']:.3f}",
+            "-" if np.isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}",
+            "-" if np.isnan(row["in_seed_sd"]) else f"{row['in_seed_sd']:.1f}",
+            str(row["n_seeds"]),
+            row["answer"],
         ]
-        for row in answers.itertuples()
+        for row in answers.to_dict("records")
     ]
 
 
 def _spread(spread: pd.DataFrame) -> list[list[str]]:
-    return [[MEASURES[row.measure], row.group, f"{row.f:.1f}", f"{row.p:.2g}"] for row in spread.itertuples()]
+    return [
+        [MEASURES[row["measure"]], row["group"], f"{row['f']:.1f}", f"{row['p']:.2g}"]
+        for row in spread.to_dict("records")
+    ]
 
 
 def _convergence(trained: pd.DataFrame) -> list[list[str]]:
@@ -91,7 +94,7 @@ def _draw_values(axes: Axes, values: pd.DataFrame) -> None:
     names = list(dict.fromkeys(values["signal"]))
     for group, ours in values.groupby("group", sort=False):
         places = [names.index(name) + (0.15 if group == UNTRAINED else -0.15) for name in ours["signal"]]
-        axes.plot(ours["gini_first"], places, "o", color=COLOURS[group], label=group, markersize=5)
+        axes.plot(ours["gini_first"], places, "o", color=COLOURS[str(group)], label=group, markersize=5)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel(f"{MEASURES['gini_first']}; one dot: one training")
@@ -99,12 +102,12 @@ def _draw_values(axes: Axes, values: pd.DataFrame) -> None:
 
 
 def _draw_answers(axes: Axes, answers: pd.DataFrame) -> None:
-    for i, row in enumerate(answers.itertuples()):
-        scale = row.seed_sd if row.seed_sd > 0 else np.nan
-        axes.plot(row.effect / scale, i, "o", color=COLOURS[row.group], markersize=5)
-        axes.plot([row.low / scale, row.high / scale], [i, i], color=COLOURS[row.group], linewidth=1.5)
+    for i, row in enumerate(answers.to_dict("records")):
+        scale = row["seed_sd"] if row["seed_sd"] > 0 else np.nan
+        axes.plot(row["effect"] / scale, i, "o", color=COLOURS[row["group"]], markersize=5)
+        axes.plot([row["low"] / scale, row["high"] / scale], [i, i], color=COLOURS[row["group"]], linewidth=1.5)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(answers)), [f"{row.question} ({row.group})" for row in answers.itertuples()])
+    axes.set_yticks(range(len(answers)), [f"{row['question']} ({row['group']})" for row in answers.to_dict("records")])
     axes.invert_yaxis()
     axes.set_xlabel("effect and interval over seeds, in standard deviations between seeds")
 

@@ -75,7 +75,17 @@ def test_settings_that_are_shown_are_valid(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in blocks(TEXTS[name], "yaml"):
         shown = yaml.safe_load(block)
-        if not set(shown) <= {*MINIMAL, "comparisons", "attention", "time", "lags", "figures", "seed", "device"}:
+        if not set(shown) <= {
+            *MINIMAL,
+            "comparisons",
+            "distributions",
+            "attention",
+            "time",
+            "lags",
+            "figures",
+            "seed",
+            "device",
+        }:
             shown = {"signals": shown}  # a fragment of the signals section
         for signal in shown.get("signals", {}).values():
             if "file" in signal:

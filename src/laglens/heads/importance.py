@@ -177,7 +177,7 @@ def head_importance(
         part = slice(start, start + step)
         for place, name, values in _of_batch(model, shown[part], truth[part], device):
             found[place].setdefault(name, []).append(values)
-    known = np.isfinite(truth).any(1, keepdims=True)
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(truth).any(1))[:, None]
     nodes = {}
     for stack in model.stacks:
         columns = {name: np.where(known[..., None], np.concatenate(parts), np.nan)
