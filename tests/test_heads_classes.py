@@ -68,6 +68,14 @@ def test_planted_heads_get_their_class() -> None:
     assert set(KINDS) | {"periodic"} == {rule.name for rule in RULES}
 
 
+def test_a_single_row_has_neither_stripes_nor_keys_that_all_read() -> None:
+    tree = time_tree(horizon_tokens=False, readout="last", stacks={"encoder": (0,)}, heads=("first", "planted"))
+    measured = measure_heads(tree)["encoder"].sel(part="readout->history")
+    assert np.isnan(measured["diagonal_share"]).all() and np.isnan(measured["vertical_stripe"]).all()
+    table = classify_heads(measure_heads(tree)).set_index(["part", "head"])
+    assert not {"lag", "broadcast"} & set(table.loc["readout->history", "class"])
+
+
 def test_a_supported_head_is_periodic_in_the_part_that_was_tested_alone() -> None:
     verdict = {"stack": "encoder", "layer": 0, "head": 4, "part": "horizon->history", "verdict": "supported"}
     failed = verdict | {"head": 5, "verdict": "not supported"}

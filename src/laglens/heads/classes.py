@@ -49,7 +49,7 @@ RULES = (
     Rule(
         "broadcast",
         "one key has more than 0.3 of the weight of the queries that see it, and three times its share",
-        lambda m: (m["top_column"] > 0.3) & (m["top_column"] > 3 * m["top_column_uniform"]),
+        lambda m: (m["top_column"] > 0.3) & (m["top_column"] > 3 * m["top_column_uniform"]) & (m["n_rows"] > 1),
     ),
     Rule("periodic", "supported by the lag tests for a period of the signal", lambda m: m["supported"]),
     Rule("lag", "more than half of the variance of the map is between lags", lambda m: m["diagonal_share"] > 0.5),
@@ -88,7 +88,7 @@ def classify_heads(heads_tree: xr.DataTree, verdicts: pd.DataFrame | None = None
 
 def _stack_classes(name: str, node: xr.Dataset, verdicts: pd.DataFrame | None) -> pd.DataFrame:
     means = node[[*MEASURES]].mean("sample") if "sample" in node.dims else node[[*MEASURES]]
-    means = means.assign(content=node["content"], top_column_uniform=node["top_column_uniform"])
+    means = means.assign(content=node["content"], top_column_uniform=node["top_column_uniform"], n_rows=node["n_rows"])
     means = means.assign(supported=_supported(name, means["gini"], verdicts))
     held = {rule.name: rule.holds(means).transpose("part", "layer", "head").values for rule in RULES}
     rows = []

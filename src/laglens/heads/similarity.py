@@ -140,7 +140,7 @@ def classical_scaling(distance: Array, axes: int = 2) -> Array:
     places = np.zeros((n, axes))
     places[:, : len(top)] = vectors[:, top] * np.sqrt(np.maximum(values[top], 0))
     strongest = np.abs(places).argmax(0)
-    return places * np.where(places[strongest, np.arange(axes)] < 0, -1.0, 1.0)
+    return places * np.where(places[strongest, np.arange(axes)] < 0, -1.0, 1.0) + 0.0  # no minus zero
 
 
 def _compare_stack(node: xr.Dataset, history: float) -> xr.Dataset:
