@@ -35,7 +35,8 @@ def stripe_measures(rows: Array, keys: Keys) -> dict[str, Array]:
     """Strength and share of stripes of maps whose rows sum to 1: (..., query, key) -> (...) each.
 
     ``vertical_stripe`` and ``diagonal_stripe``: variance of the ratio to uniform between columns and between lags, 0 to
-    n - 1; NaN for a single row. ``vertical_share`` and ``diagonal_share``: the same over the whole variance, 0 to 1; NaN for a uniform map.
+    n - 1; NaN for a single row. ``vertical_share`` and ``diagonal_share``: the same over the whole variance, 0 to 1;
+    NaN for a uniform map.
     ``horizontal_stripe``: variance over queries of ln n - entropy [nats^2].
     """
     known = _known(rows)
