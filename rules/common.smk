@@ -306,7 +306,7 @@ def distribution_runs(name):
                 yield group, seed, model, signal
 
 
-def of_runs(path, only=None):
+def of_distribution(path, only=None):
     """Input: one file for every model and signal of a comparison of distributions."""
 
     def paths(wildcards):
@@ -336,7 +336,9 @@ def targets():
             yield f"results/{stage}/{model}/{signal}.csv"
         kinds = ["classes", "similarity"]
         if model in FORECASTING:
-            kinds += ["alignment", "importance"]
+            kinds += ["importance"]
+        if model in CROSSED:
+            kinds += ["alignment"]
         if signal in EVENTFUL:
             kinds += ["events"]
         for kind in kinds:

@@ -161,11 +161,11 @@ rule measure_importance:
 
 rule compare_distributions:
     input:
-        signals=of_runs("results/signals/{signal}.zarr.zip"),
-        heads=of_runs("results/heads/{model}/{signal}.csv"),
-        events=of_runs("results/heads/{model}/{signal}.events.csv", EVENTFUL),
-        cards=of_runs("results/models/{model}/{signal}.json"),
-        curves=of_runs("results/models/{model}/{signal}.csv"),
+        signals=of_distribution("results/signals/{signal}.zarr.zip"),
+        heads=of_distribution("results/heads/{model}/{signal}.csv"),
+        events=of_distribution("results/heads/{model}/{signal}.events.csv", EVENTFUL),
+        cards=of_distribution("results/models/{model}/{signal}.json"),
+        curves=of_distribution("results/models/{model}/{signal}.csv"),
     output:
         values="results/distributions/{distribution}.csv",
         answers="results/distributions/{distribution}.answers.csv",
