@@ -53,6 +53,6 @@ export function cutSentences(run) {
     .map((row) => {
       const matters = row.matters === "yes" ? "matters" : "does not matter";
       const cost = `${row.effect < 0 ? "" : "+"}${figure(row.effect, 2)} sd (controls ${figure(row.control, 2)})`;
-      return `${lengthOf(run, row.period)} and multiples cut: ${what} ${cost}, ${matters}`;
+      return `${lengthOf(run, row.period)} comb cut: ${what} ${cost}, ${matters}`;
     });
 }
