@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from models import tiny
 from stage_models import Channels, Decoding, Image, Small, TwoPasses, small
+from test_figures_text import assert_readable
 from torch import Tensor
 
 from laglens.attention.cube import attention_tree
@@ -19,6 +20,10 @@ from laglens.attribution.forecast import attribute_forecast
 from laglens.attribution.table import attribution_table
 from laglens.config.study import Figures
 from laglens.errors import LaglensError
+from laglens.figures.agreement import draw_agreement
+from laglens.figures.alignment import draw_alignment
+from laglens.figures.forecasts import draw_forecasts
+from laglens.figures.layers import draw_layers
 from laglens.figures.reading import all_heads
 from laglens.figures.run import draw_run
 from laglens.flow.lags import flow_table, rollout_lags
@@ -87,14 +92,19 @@ def test_every_stage_measures_every_stack(name: str) -> None:
     assert len(flow_table(rollout_lags(followed, min_pairs=4)))
     labels = [head.label for head in all_heads({stack: node.to_dataset() for stack, node in lags.children.items()})]
     assert Figures(heads=labels[-1:]).heads == labels[-1:]
-    drawn = draw_run(time, lags, {}, title="a wave", subtitle=name)
-    assert len(drawn) == 3
+    drawn = draw_run(time, lags, {}, flow=followed, title="a wave", subtitle=name)
+    assert list(drawn) == ["lag_strip", "mosaic", "head_sheet", "flow"]
+    for figure in (drawn["flow"], draw_layers({"wave": heads})):
+        assert_readable(figure)
     if model.horizon == 0:
         with pytest.raises(LaglensError, match="does not forecast"):
             attribute_forecast(model, time.to_dataset())
         return
     attribution = attribute_forecast(model, time.to_dataset(), methods=("gradient", "occlusion"))
-    table = attribution_table(agree_with_attention(attribution, time))
+    agreement = agree_with_attention(attribution, time)
+    for figure in (draw_agreement(agreement), draw_forecasts(time, agreement)):
+        assert_readable(figure)
+    table = attribution_table(agreement)
     forecasting = {stack for stack, found in parts.items() if {"horizon->history", "readout->history"} & found}
     assert set(table["stack"]) == forecasting
     assert np.isfinite(table["spearman"]).all()
@@ -109,7 +119,9 @@ def test_a_decoder_too_short_for_lags_is_left_out_with_the_reason() -> None:
         "horizon->horizon: no lag of a token or more is shared by 8 of its 6 queries"
         in lags.attrs["left_out"]["decoder"]
     )
-    draw_run(time, lags, {}, title="a wave", subtitle="decoding")
+    draw_run(time, lags, {}, flow=roll_out(time), title="a wave", subtitle="decoding")
+    draw_alignment(time, title="a wave", subtitle="decoding")
+    draw_forecasts(time)
     alone = [
         xr.DataTree.from_dict({"/": t.to_dataset(), "/decoder": t["decoder"].to_dataset(inherit=False)})
         for t in (time, controls)
