@@ -102,14 +102,15 @@ def _draw_values(axes: Axes, values: pd.DataFrame) -> None:
 
 
 def _draw_answers(axes: Axes, answers: pd.DataFrame) -> None:
+    trained = answers[answers["group"] == TRAINED].set_index("question")["seed_sd"]  # the yardstick of both groups
     for i, row in enumerate(answers.to_dict("records")):
-        scale = row["seed_sd"] if row["seed_sd"] > 0 else np.nan
+        scale = trained.get(row["question"], np.nan)
         axes.plot(row["effect"] / scale, i, "o", color=COLOURS[row["group"]], markersize=5)
         axes.plot([row["low"] / scale, row["high"] / scale], [i, i], color=COLOURS[row["group"]], linewidth=1.5)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(answers)), [f"{row['question']} ({row['group']})" for row in answers.to_dict("records")])
     axes.invert_yaxis()
-    axes.set_xlabel("effect and interval over seeds, in standard deviations between seeds")
+    axes.set_xlabel("effect / sd between trained seeds")
 
 
 def main(name: str) -> None:

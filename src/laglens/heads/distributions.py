@@ -60,7 +60,7 @@ class Question:
 
 QUESTIONS = (
     Question("spikes", "Do heads overreact to spikes in heavy tails?", "excess", ("heavy_tailed_ar1",)),
-    Question("outliers", "... or to outliers of a seasonal series?", "excess", ("season_trend_outliers",)),
+    Question("outliers", "Do heads overreact to outliers of a seasonal series?", "excess", ("season_trend_outliers",)),
     Question(
         "persistence",
         "Do models learn persistence (look nearer where the series is persistent than where it is noise)?",
@@ -68,10 +68,14 @@ QUESTIONS = (
         PERSISTENT,
         MEMORYLESS,
     ),
-    Question("skill", "... or treat everything as noise (no better than naive)?", "skill", PERSISTENT),
+    Question(
+        "skill", "Do models forecast persistent series better than naive, or treat them as noise?", "skill", PERSISTENT
+    ),
     Question("turbulence", "Does attention concentrate in turbulent periods (GARCH)?", "excess", ("garch11",)),
     Question("regimes", "Do models look at changes of regime?", "excess_early", ("regime_switching",)),
-    Question("recovery", "... and are they back to normal later?", "excess_late", ("regime_switching",)),
+    Question(
+        "recovery", "Do models still look at a change of regime long after it?", "excess_late", ("regime_switching",)
+    ),
     Question(
         "stationarity", "Is attention more concentrated on stationary series?", "gini_first", STATIONARY, DRIFTING
     ),
