@@ -17,8 +17,8 @@ rule capture_attention:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=int(1500 + 1000 * STUDY.attention.memory_gb),
-        runtime=30,
+        mem_mb=grown(1500 + 1000 * STUDY.attention.memory_gb),
+        runtime=grown(30),
     params:
         spec=spec(
             windows="attention.windows",

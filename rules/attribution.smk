@@ -16,8 +16,8 @@ rule attribute_forecast:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=grown(3000),
+        runtime=grown(20),
     params:
         spec=spec(
             methods="attribution.methods",
@@ -54,8 +54,8 @@ rule knock_out:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=grown(3000),
+        runtime=grown(60),
     params:
         spec=spec(
             half_width="attribution.half_width",

@@ -117,6 +117,18 @@ def gpu(wildcards):
     return int(STUDY.device != "cpu" and (elsewhere or launch.has_gpu()))
 
 
+def grown(amount):
+    """Resources: memory in MB or minutes, twice as much at every further attempt.
+
+    For a scheduler that ends a job at its limits and a profile with retries; here jobs have one attempt and no limit.
+    """
+
+    def at(wildcards, attempt):
+        return int(amount * 2 ** (attempt - 1))
+
+    return at
+
+
 def table(wildcards):
     """Input: the file that a signal is read from, for signals that are."""
     return getattr(STUDY.signals[wildcards.signal], "file", None) or []

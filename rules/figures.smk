@@ -19,8 +19,8 @@ rule draw_run:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=grown(2000),
+        runtime=grown(10),
     params:
         spec=spec(figures="figures", heads="models.{model}.drawn_heads"),
         code=code("draw_run"),
@@ -156,8 +156,8 @@ rule draw_comparison:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=grown(2000),
+        runtime=grown(10),
     params:
         spec=spec(
             figures="figures",
@@ -188,8 +188,8 @@ rule draw_training:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grown(1000),
+        runtime=grown(10),
     params:
         spec=spec(dpi="figures.dpi"),
         code=code("draw_training"),

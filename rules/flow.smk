@@ -13,8 +13,8 @@ rule roll_out:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=grown(2000),
+        runtime=grown(10),
     params:
         spec=spec(
             fusion="flow.fusion",

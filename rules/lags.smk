@@ -15,8 +15,8 @@ rule measure_lags:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=grown(3000),
+        runtime=grown(20),
     params:
         spec=spec(max_lag="lags.max_lag", confidence="lags.confidence", seed="seed"),
         code=code("measure_lags"),
@@ -44,8 +44,8 @@ rule compare_signals:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=grown(3000),
+        runtime=grown(20),
     params:
         spec=spec(
             signals="comparisons.{comparison}.signals",
@@ -78,8 +78,8 @@ rule follow_periods:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=grown(3000),
+        runtime=grown(20),
     params:
         spec=spec(
             permutations="lags.permutations",
@@ -113,8 +113,8 @@ rule test_lags:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=grown(3000),
+        runtime=grown(20),
     params:
         spec=spec(confidence="lags.confidence", seed="seed"),
         code=code("test_lags"),

@@ -18,8 +18,8 @@ rule provide_weights:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=5,
+        mem_mb=grown(1000),
+        runtime=grown(5),
     params:
         spec=spec(),
         code=code("provide_weights"),
@@ -46,8 +46,8 @@ rule load_model:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=grown(8000),
+        runtime=grown(30),
     params:
         spec=spec(
             architecture="models.{model}.architecture",
@@ -80,8 +80,8 @@ rule train_model:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=3000,
-        runtime=240,
+        mem_mb=grown(3000),
+        runtime=grown(240),
     params:
         spec=spec(
             architecture="models.{model}.architecture",
@@ -116,8 +116,8 @@ rule train_forecaster:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=3000,
-        runtime=120,
+        mem_mb=grown(3000),
+        runtime=grown(120),
     params:
         spec=spec(
             architecture="models.{model}.architecture",

@@ -15,8 +15,8 @@ rule export_windows:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=grown(2000),
+        runtime=grown(10),
     params:
         spec=spec(
             history="models.{model}.options.history",
@@ -51,8 +51,8 @@ rule import_recording:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=20,
+        mem_mb=grown(4000),
+        runtime=grown(20),
     params:
         spec=spec(
             folder="models.{model}.folder",

@@ -12,8 +12,8 @@ rule make_signal:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grown(1000),
+        runtime=grown(10),
     params:
         spec=spec(signal="signals.{signal}", seed="seed"),
         code=code("make_signal"),
@@ -37,8 +37,8 @@ rule make_control:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=grown(2000),
+        runtime=grown(10),
     params:
         spec=spec(replicates="lags.controls", seed="seed"),
         code=code("make_control"),

@@ -12,8 +12,8 @@ rule reduce_to_time:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=grown(3000),
+        runtime=grown(20),
     params:
         spec=spec(normalisation="time.normalisation"),
         code=code("reduce_to_time"),
@@ -42,8 +42,8 @@ rule capture_controls:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=int(2000 + 1000 * STUDY.attention.memory_gb),
-        runtime=60,
+        mem_mb=grown(2000 + 1000 * STUDY.attention.memory_gb),
+        runtime=grown(60),
     params:
         spec=spec(
             windows="attention.windows",
@@ -78,8 +78,8 @@ rule capture_untrained:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=int(2000 + 1000 * STUDY.attention.memory_gb),
-        runtime=30,
+        mem_mb=grown(2000 + 1000 * STUDY.attention.memory_gb),
+        runtime=grown(30),
     params:
         spec=spec(
             windows="attention.windows",
@@ -116,8 +116,8 @@ rule capture_probes:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=int(2000 + 1000 * STUDY.attention.memory_gb),
-        runtime=30,
+        mem_mb=grown(2000 + 1000 * STUDY.attention.memory_gb),
+        runtime=grown(30),
     params:
         spec=spec(
             memory_gb="attention.memory_gb",

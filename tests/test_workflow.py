@@ -103,7 +103,7 @@ def comments_docstrings_and_layout(workflow: WorkflowCopy) -> None:
 
 def unrelated_code(workflow: WorkflowCopy) -> None:
     (workflow.root / "src" / "laglens" / "lags" / "new.py").write_text("ANSWER = 42\n")
-    workflow.edit("rules/lags.smk", "mem_mb=3000", "mem_mb=3001")
+    workflow.edit("rules/lags.smk", "mem_mb=grown(3000)", "mem_mb=grown(3001)")
     workflow.edit("rules/lags.smk", "priority: 80", "priority: 81")
 
 
