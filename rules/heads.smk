@@ -39,8 +39,8 @@ rule classify_heads:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=5,
+        mem_mb=grown(1000),
+        runtime=grown(5),
     params:
         spec=spec(),
         code=code("classify_heads"),
