@@ -91,13 +91,19 @@ def obstacle() -> str | None:
         for name in names:
             if shutil.which(name, path=PATH) is None:
                 return f"{name} is not installed; on Debian: apt-get install {package}"
-    if SYSTEM_WIDE.exists() and not _ours(SYSTEM_WIDE):
-        return f"this machine has a Slurm of its own ({SYSTEM_WIDE})"
+    if SYSTEM_WIDE.exists() and _abandoned() is None:
+        return f"this machine has a Slurm, of its own or of another run of the tests ({SYSTEM_WIDE})"
     return None
 
 
-def _ours(link: Path) -> bool:
-    return link.is_symlink() and link.resolve().parent.name.startswith("mini_slurm.")
+def _abandoned() -> Path | None:
+    """Folder of a Slurm whose tests were killed before they could stop it."""
+    folder = SYSTEM_WIDE.resolve().parent
+    if not SYSTEM_WIDE.is_symlink() or not folder.name.startswith("mini_slurm."):
+        return None
+    owner = folder / "owner"
+    alive = owner.is_file() and Path("/proc", owner.read_text()).exists()
+    return None if alive else folder
 
 
 def until(condition: Callable[[], object], *, seconds: float = 180, what: str = "") -> None:
@@ -173,7 +179,10 @@ class MiniSlurm:
         return found
 
     def _start(self) -> None:
+        if (abandoned := _abandoned()) is not None:
+            MiniSlurm(root=abandoned).__exit__()
         self.root.chmod(0o755)
+        (self.root / "owner").write_text(str(os.getpid()))
         for name in ("state", "spool", "mysql"):
             (self.root / name).mkdir()
         host = socket.gethostname().partition(".")[0]
