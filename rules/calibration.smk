@@ -17,8 +17,8 @@ rule calibrate_noise:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=3000,
-        runtime=120,
+        mem_mb=grown(3000),
+        runtime=grown(120),
     params:
         spec=spec(
             noises="calibration.noises",
@@ -52,8 +52,8 @@ rule calibrate_waves:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=3000,
-        runtime=120,
+        mem_mb=grown(3000),
+        runtime=grown(120),
     params:
         spec=spec(
             waves="calibration.waves",
@@ -87,8 +87,8 @@ rule calibrate_knock_out:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=grown(3000),
+        runtime=grown(60),
     params:
         spec=spec(
             series="calibration.series",
@@ -126,8 +126,8 @@ rule summarise_calibration:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grown(1000),
+        runtime=grown(10),
     params:
         spec=spec(models="calibration.models", confidence="lags.confidence"),
         code=code("summarise_calibration"),
@@ -152,8 +152,8 @@ rule draw_calibration:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grown(1000),
+        runtime=grown(10),
     params:
         spec=spec(dpi="figures.dpi"),
         code=code("draw_calibration"),
@@ -179,8 +179,8 @@ rule remove_periods:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=grown(3000),
+        runtime=grown(60),
     params:
         spec=spec(
             pairs="claims.pairs",
@@ -212,8 +212,8 @@ rule ask_claims:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grown(1000),
+        runtime=grown(10),
     params:
         spec=spec(signals="claims.signals", period="claims.period"),
         code=code("ask_claims"),
@@ -238,8 +238,8 @@ rule draw_claims:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grown(1000),
+        runtime=grown(10),
     params:
         spec=spec(signals="claims.signals", dpi="figures.dpi"),
         code=code("draw_claims"),

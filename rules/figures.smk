@@ -51,8 +51,8 @@ rule draw_evidence:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grown(1000),
+        runtime=grown(10),
     params:
         spec=spec(confidence="lags.confidence", dpi="figures.dpi"),
         code=code("draw_evidence"),
@@ -76,8 +76,8 @@ rule draw_alignment:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=grown(2000),
+        runtime=grown(10),
     params:
         spec=spec(figures="figures"),
         code=code("draw_alignment"),
@@ -101,8 +101,8 @@ rule draw_model:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grown(1000),
+        runtime=grown(10),
     params:
         spec=spec(dpi="figures.dpi"),
         code=code("draw_model"),
@@ -129,8 +129,8 @@ rule draw_tracking:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grown(1000),
+        runtime=grown(10),
     params:
         spec=spec(confidence="lags.confidence", dpi="figures.dpi"),
         code=code("draw_tracking"),

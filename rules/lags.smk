@@ -142,8 +142,8 @@ rule stretch_probe:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=int(2000 + 1000 * STUDY.attention.memory_gb),
-        runtime=30,
+        mem_mb=grown(2000 + 1000 * STUDY.attention.memory_gb),
+        runtime=grown(30),
     params:
         spec=spec(
             memory_gb="attention.memory_gb",
@@ -179,8 +179,8 @@ rule stretch_signal:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=int(2000 + 1000 * STUDY.attention.memory_gb),
-        runtime=30,
+        mem_mb=grown(2000 + 1000 * STUDY.attention.memory_gb),
+        runtime=grown(30),
     params:
         spec=spec(
             windows="attention.windows",

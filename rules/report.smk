@@ -17,8 +17,8 @@ rule build_explorer:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=20,
+        mem_mb=grown(4000),
+        runtime=grown(20),
     params:
         spec=spec(window="report.window", megabytes="report.megabytes"),
         code=code("build_explorer"),
@@ -46,8 +46,8 @@ rule summarise:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grown(1000),
+        runtime=grown(10),
     params:
         code=code("summarise"),
     message:

@@ -152,7 +152,8 @@ class MiniSlurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"SLURM_CONF": str(self.root / "slurm.conf"), "PATH": PATH}
+        # A job step of the plugin loses all names that begin with SLURM_.
+        return {"SLURM_CONF": str(self.root / "slurm.conf"), "MINI_SLURM": str(self.root), "PATH": PATH}
 
     def ask(self, *command: str) -> str:
         """What a Slurm command says; it would wait for minutes where the daemons are gone."""
@@ -169,7 +170,7 @@ class MiniSlurm:
 
     def left_over(self) -> list[int]:
         """Processes, other than this one, that were started for this Slurm."""
-        mark = f"SLURM_CONF={self.root}/".encode()
+        mark = f"MINI_SLURM={self.root}".encode()
         found = []
         for process in Path("/proc").iterdir():
             if process.name.isdigit() and int(process.name) != os.getpid():

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from laglens.config.consistency import problems
-from laglens.config.messages import readable
+from laglens.config.messages import one_line, readable
 from laglens.config.study import Study
 from laglens.errors import LaglensError
 from laglens.provenance import canonical_form
@@ -29,10 +29,10 @@ def load_study(written: Mapping[str, Any]) -> Study:
     try:
         study = Study.model_validate(present)
     except ValidationError as error:
-        raise LaglensError("\n".join(readable(error, Study, present))) from None
+        raise LaglensError("\n".join(map(one_line, readable(error, Study, present)))) from None
     found = list(problems(study))
     if found:
-        raise LaglensError("\n".join(found))
+        raise LaglensError("\n".join(map(one_line, found)))
     return study
 
 

@@ -65,6 +65,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(valid) or 'none'}"
 
 
+def one_line(text: str, limit: int = 500) -> str:
+    """A text without line breaks and of bounded length, whatever a person wrote into it."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def _key(item: Mapping[str, Any], written: Any) -> str:
     """Path of the key as a person writes it: pydantic's location without the names of union branches."""
     path = ""
@@ -92,7 +98,7 @@ def _sentence(item: Mapping[str, Any], model: type[BaseModel]) -> str | None:
         field, tags = context["discriminator"].strip("'"), _tags(model, location)
         if kind == "union_tag_not_found":
             return f"'{field}' is missing; one of {', '.join(tags)}"
-        return f"unknown {field} '{context['tag']}'; {nearest(context['tag'], tags)}"
+        return f"unknown {field} {_short(context['tag'])}; {nearest(context['tag'], tags)}"
     if kind == "value_error":
         return " ".join(str(context["error"]).split())
     return None if _wanted(kind) else " ".join(item["msg"].split())
@@ -107,8 +113,7 @@ def _short_numbers(context: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any, limit: int = 60) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return one_line(repr(value), limit)
 
 
 def _valid_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
