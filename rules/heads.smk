@@ -67,8 +67,8 @@ rule compare_heads:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=grown(2000),
+        runtime=grown(20),
     params:
         spec=spec(),
         code=code("compare_heads"),
@@ -93,8 +93,8 @@ rule align_heads:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=grown(2000),
+        runtime=grown(20),
     params:
         spec=spec(),
         code=code("align_heads"),
@@ -119,8 +119,8 @@ rule lock_events:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=grown(2000),
+        runtime=grown(20),
     params:
         spec=spec(confidence="lags.confidence", seed="seed"),
         code=code("lock_events"),
@@ -148,8 +148,8 @@ rule measure_importance:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=grown(4000),
+        runtime=grown(60),
     params:
         spec=spec(device="device", versions=True),
         code=model_code("measure_importance"),
@@ -179,8 +179,8 @@ rule compare_distributions:
         "../envs/laglens.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=grown(1000),
+        runtime=grown(10),
     params:
         spec=spec(
             distribution="distributions.{distribution}",
