@@ -66,7 +66,11 @@ def draw_claims(table: pd.DataFrame, *, signals: Sequence[str]) -> Figure:
     height = len(models) * 4.6 * ROW
     with look():
         figure = new_figure(TOP + height + 0.5 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, "What the published experiment shows, and what it cannot", f"{len(models)} trained models")
+        write_title(
+            figure,
+            "What the published experiment shows, and what it cannot",
+            f"{len(models)} trained model{'s' * (len(models) > 1)}",
+        )
         indent = max(text_width(fit(f"{name}", 1.2, SMALL)[0], SMALL) for name in models) + 0.62
         half = (WIDTH - 0.4) / 2
         write(figure, 0.2, TOP - 0.1, "Peaks at multiples of the longest period", fontsize=SMALL, color=INK, room=half)
