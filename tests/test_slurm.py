@@ -312,7 +312,8 @@ def test_with_accounting_the_database_knows_the_same(
         submitted.run(attention, "--default-resources", "slurm_account=lab")
         asked = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=State,Partition,Account,AllocTRES")
         rows = [
-            "COMPLETED|cpu|lab|billing=1,cpu=1,mem=1000M,node=1",
-            "COMPLETED|gpu|lab|billing=4,cpu=4,gres/gpu=1,mem=3500M,node=1",
+            "COMPLETED|cpu|lab|billing=1,cpu=1,mem=1000M,node=1",  # the signal
+            "COMPLETED|gpu|lab|billing=4,cpu=4,gres/gpu=1,mem=3000M,node=1",  # the model, for another device
+            "COMPLETED|gpu|lab|billing=4,cpu=4,gres/gpu=1,mem=3500M,node=1",  # its attention
         ]
-        until(lambda: accounted.ask(*asked).splitlines() == rows, what=f"the records {accounted.ask(*asked)}")
+        until(lambda: sorted(accounted.ask(*asked).splitlines()) == rows, what=f"the records {accounted.ask(*asked)}")
