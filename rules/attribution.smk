@@ -1,11 +1,16 @@
 rule attribute_forecast:
     input:
         time="results/time/{model}/{signal}.zarr.zip",
+        flow="results/flow/{model}/{signal}.zarr.zip",
         weights=fitted(".safetensors"),
         card=fitted(".json"),
     output:
         attribution="results/attribution/{model}/{signal}.zarr.zip",
         table=table_of("attribution/{model}/{signal}", "agreement"),
+        compared="results/attribution/{model}/{signal}.compared.zarr.zip",
+        methods="results/attribution/{model}/{signal}.methods.csv",
+        pairs="results/attribution/{model}/{signal}.pairs.csv",
+        replaced="results/attribution/{model}/{signal}.replaced.csv",
     log:
         "logs/attribute_forecast/{model}/{signal}.log",
     benchmark:
@@ -16,13 +21,21 @@ rule attribute_forecast:
     threads: 1
     resources:
         gpu=gpu,
-        mem_mb=grown(3000),
-        runtime=grown(20),
+        mem_mb=grown(4000),
+        runtime=grown(30),
     params:
         spec=spec(
             methods="attribution.methods",
             step="attribution.step",
             window="attribution.window",
+            points="attribution.points",
+            shares="attribution.shares",
+            relevance="attribution.relevance",
+            replacements="attribution.replacements",
+            draws="attribution.draws",
+            by_head="attribution.by_head",
+            confidence="lags.confidence",
+            seed="seed",
             device="device",
             versions=True,
         ),
@@ -69,3 +82,31 @@ rule knock_out:
         "Cutting the attention of {wildcards.model} on {wildcards.signal}, lag by lag"
     script:
         "../scripts/knock_out.py"
+
+
+rule rank_explanations:
+    input:
+        tables=[
+            f"results/attribution/{model}/{signal}.methods.csv"
+            for model, signal in STUDY.pairs
+            if model in FORECASTING
+        ],
+    output:
+        ranking="results/attribution/ranking.csv",
+    log:
+        "logs/rank_explanations.log",
+    benchmark:
+        "logs/rank_explanations.tsv"
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(1000),
+        runtime=grown(5),
+    params:
+        spec=spec(confidence="lags.confidence"),
+        code=code("rank_explanations"),
+    message:
+        "Ranking what explains the forecasts, over all runs"
+    script:
+        "../scripts/rank_explanations.py"

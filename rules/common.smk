@@ -359,6 +359,8 @@ def targets():
             yield from figure(f"{model}/{signal}/{name}")
     for model in dict.fromkeys(model for model, _ in STUDY.pairs):
         yield from figure(f"{model}/layers")
+    if any(model in FORECASTING for model, _ in STUDY.pairs):
+        yield "results/attribution/ranking.csv"
     forecasting = (fit_of(*pair) for pair in STUDY.pairs if pair[0] in FORECASTING)
     for fit in dict.fromkeys(forecasting):
         yield f"results/lags/{fit}.tracking.csv"

@@ -153,7 +153,10 @@ def test_a_line_of_config_goes_through_every_stage(name: str, folder: Path) -> N
 
 def forecasting_stages(study: Study, model: dict[str, str]) -> None:
     """What is asked of models with a forecast alone."""
-    study.run("attribute_forecast", {"time": "time.zip"} | model, {"attribution": "a.zip", "table": "a.csv"})
+    explained = {name: f"{name}.csv" for name in ("table", "methods", "pairs", "replaced")}
+    explained |= {"attribution": "a.zip", "compared": "compared.zip"}
+    study.run("attribute_forecast", {"time": "time.zip", "flow": "flow.zip"} | model, explained)
+    assert len(pd.read_csv("methods.csv"))
     study.run("capture_untrained", {"signal": "signal.zip"} | model, {"time": "untrained.zip"})
     study.run("capture_probes", model, {"swap": "swap.zip", "white": "white.zip"}, fit=study.model)
     followed = {"swap": "followed.zip", "tracking": "tracking.zip", "table": "tracking.csv"}

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from laglens.attention.cube import attention_tree
 from laglens.attribution.agreement import agree_with_attention, pool, spearman_pairs
-from laglens.attribution.forecast import attribute_forecast, token_width
+from laglens.attribution.forecast import ALL, DEFAULT, attribute_forecast, token_width
 from laglens.attribution.lags import attribution_lags
-from laglens.attribution.methods import METHODS, bridge, intact_scaling
+from laglens.attribution.methods import bridge, intact_scaling
 from laglens.attribution.table import attribution_table
 from laglens.errors import LaglensError
 from laglens.models.forecaster import ScaledForecaster
@@ -109,10 +109,10 @@ def test_a_model_without_gradient_keeps_occlusion_and_says_what_was_left_out(cap
     with caplog.at_level("INFO", "laglens"):
         found = attribute_forecast(rounded(differentiable=False), windows())
     assert list(found["attribution_method"].values) == ["occlusion"] and np.abs(found["attribution"]).max() > 0.01
-    assert found.attrs["left_out"] == ["gradient", "input_x_gradient"]
-    assert "no gradient in its history: gradient and input_x_gradient left out" in caplog.text
+    assert found.attrs["left_out"] == ["gradient", "input_x_gradient", "integrated_gradients"]
+    assert "gradient and input_x_gradient and integrated_gradients left out" in caplog.text
     every = attribute_forecast(rounded(differentiable=True), windows())
-    assert every.attrs["left_out"] == [] and every.sizes["attribution_method"] == len(METHODS)
+    assert every.attrs["left_out"] == [] and every.sizes["attribution_method"] == len(DEFAULT)
     xr.testing.assert_identical(every["attribution"].sel(attribution_method=["occlusion"]), found["attribution"])
 
 
@@ -148,7 +148,7 @@ def test_a_straight_line_cannot_be_occluded_and_edges_hold_the_nearest_sample() 
         bridge(line, torch.tensor([0]), 12)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL)
 @pytest.mark.parametrize("step", [1, 5])
 def test_a_model_that_copies_one_lag_gets_that_lag(method: str, step: int) -> None:
     lag = 21
@@ -229,7 +229,7 @@ def test_a_window_that_tells_nothing_is_not_counted() -> None:
     found = attribute_forecast(model, shown)
     assert np.isfinite(found["attribution"]).all()
     lags = attribution_lags(found)
-    np.testing.assert_array_equal(lags["n_windows"], [3, 2, 2])
+    np.testing.assert_array_equal(lags["n_windows"], [3, 2, 2, 2])
     assert np.isfinite(lags["profile"]).all()
     model.head.bias.data[0] = np.nan
     with pytest.raises(LaglensError, match="forecast of 3 of 3 windows is not finite"):
@@ -238,7 +238,7 @@ def test_a_window_that_tells_nothing_is_not_counted() -> None:
 
 def test_wrong_requests_are_refused() -> None:
     model, shown = copying(20), windows()
-    with pytest.raises(LaglensError, match="'magic' is not one of gradient, input_x_gradient, occlusion"):
+    with pytest.raises(LaglensError, match="'magic' is not one of gradient, input_x_gradient, integrated_gradients, "):
         attribute_forecast(model, shown, methods=["magic"])
     with pytest.raises(LaglensError, match="step is 17; this model forecasts 16 samples, counted from 1"):
         attribute_forecast(model, shown, step=17)
@@ -315,7 +315,7 @@ def test_from_a_model_to_a_table_and_through_a_file(architecture: str, tmp_path)
     xr.testing.assert_identical(again.to_dataset(), agreed.to_dataset())
     table = attribution_table(agreed)
     heads = sum(node.sizes["layer"] * node.sizes["head"] for node in time.children.values())
-    assert len(table) == len(METHODS) * heads
+    assert len(table) == len(DEFAULT) * heads
     part = "readout->history" if architecture == "encoder" else "horizon->history"
     assert set(table["part"]) == {part} and set(table["step"]) == {3}
     np.testing.assert_array_equal(table["strongest_lag_time"], table["strongest_lag"] / 2)

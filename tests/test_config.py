@@ -199,7 +199,14 @@ def test_heads_that_only_one_model_has_are_drawn_for_it_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["config.yaml", "studies/calibration.yaml", "studies/distributions.yaml", "studies/real.yaml"]
+    "file",
+    [
+        "config.yaml",
+        "studies/attribution.yaml",
+        "studies/calibration.yaml",
+        "studies/distributions.yaml",
+        "studies/real.yaml",
+    ],
 )
 def test_the_studies_that_come_with_laglens_are_valid(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

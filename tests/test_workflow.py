@@ -20,9 +20,12 @@ CLASSED = {"classify_heads": 3}
 SHOWN = {"draw_evidence": 3}
 JUDGED = {"test_lags": 3} | CLASSED | SHOWN | REPORTED
 MEASURED = {"measure_heads": 3, "compare_heads": 3, "draw_model": 2, "build_explorer": 1} | CLASSED
-FLOWED = {"roll_out": 3, "draw_run": 3}
+RANKED = {"rank_explanations": 1}
+EXPLAINED = {"attribute_forecast": 3} | RANKED | SHOWN
+FLOWED = {"roll_out": 3, "draw_run": 3} | EXPLAINED
 HEADS = MEASURED | {"measure_importance": 3}
-BESIDE_LAGS = HEADS | FLOWED | {"attribute_forecast": 3, "knock_out": 3} | SHOWN | REPORTED
+OVER_ALL = REPORTED | RANKED
+BESIDE_LAGS = HEADS | FLOWED | {"knock_out": 3} | REPORTED
 FROM_TIME = {"reduce_to_time": 3} | BESIDE_LAGS | FROM_LAGS | JUDGED
 FROM_ATTENTION = {"capture_attention": 3} | FROM_TIME
 FROM_CONTROLS = {"capture_controls": 3} | FROM_LAGS | JUDGED
@@ -42,16 +45,16 @@ EVERYTHING = FROM_SIGNALS | FROM_MODELS
 SIGNAL = {"make_signal": 1, "make_control": 1, "compare_signals": 1, "draw_comparison": 1}
 PER_RUN = (
     "capture_attention", "capture_controls", "capture_untrained", "reduce_to_time", "measure_lags", "test_lags",
-    *(name for name in BESIDE_LAGS if name not in REPORTED), "draw_run",
+    *(name for name in BESIDE_LAGS if name not in OVER_ALL), "draw_run",
 )  # fmt: skip
-FROM_TABLE = SIGNAL | dict.fromkeys(PER_RUN, 1) | REPORTED
-FROM_WAVE = SIGNAL | dict.fromkeys(PER_RUN, 2) | FITTED | REPORTED
+FROM_TABLE = SIGNAL | dict.fromkeys(PER_RUN, 1) | OVER_ALL
+FROM_WAVE = SIGNAL | dict.fromkeys(PER_RUN, 2) | FITTED | OVER_ALL
 # One of the models.
 FROM_ONCE = {"train_model": 1, "draw_training": 1, "compare_signals": 1, "draw_comparison": 1} | dict.fromkeys(
     PER_RUN, 2
 )
-FROM_ONCE |= {"draw_model": 1, "capture_probes": 1, "follow_periods": 1, "draw_tracking": 1} | REPORTED
-FROM_EACH = FITTED | dict.fromkeys(PER_RUN, 1) | REPORTED
+FROM_ONCE |= {"draw_model": 1, "capture_probes": 1, "follow_periods": 1, "draw_tracking": 1} | OVER_ALL
+FROM_EACH = FITTED | dict.fromkeys(PER_RUN, 1) | OVER_ALL
 
 Change = Callable[[WorkflowCopy], None]
 
@@ -149,7 +152,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "a module nobody imports, resources, priority": (unrelated_code, NOTHING),
     "order of keys and of signals, a default written out": (reordered_study, NOTHING),
     "touch of everything": (touch_everything, NOTHING),
-    "a signal and a comparison removed": (less_to_do, {"draw_model": 1} | REPORTED),
+    "a signal and a comparison removed": (less_to_do, {"draw_model": 1} | OVER_ALL),
     "an intermediate cube deleted": (remove("results/time/once/wave.zarr.zip"), NOTHING),
     "figure gamma": (configure(figures__gamma=0.7), DRAWN),
     "figure dpi": (configure(figures__dpi=61), DRAWN | DRAWN_ELSE),
@@ -165,14 +168,14 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "stretched signals too": (configure(lags__stretch=True), {"stretch_probe": 2, "stretch_signal": 3} | JUDGED),
     "permutations": (configure(lags__permutations=99), FOLLOWED),
     "width of a knock-out": (configure(attribution__half_width=0.5), {"knock_out": 3} | SHOWN | REPORTED),
-    "explained forecast sample": (configure(attribution__step=2), {"attribute_forecast": 3} | SHOWN),
+    "explained forecast sample": (configure(attribution__step=2), EXPLAINED),
     "window of the explorer": (configure(report__window=1), {"build_explorer": 1}),
     "normalisation": (configure(time__normalisation="mean"), FROM_CONTROLS | FROM_TIME | FROM_UNTRAINED | FROM_PROBES),
     "dtype of the cubes": (configure(attention__dtype="float32"), FROM_ATTENTION),
     "number of windows": (configure(attention__windows=5), FROM_WINDOWS),
     "one signal's parameter": (edit("config.yaml", "period: 16", "period: 17"), FROM_WAVE),
     "two values swapped": (swap_two_values, FROM_WAVE),
-    "one signal added": (one_signal_more, {"make_signal": 1, "make_control": 1} | dict.fromkeys(PER_RUN, 1) | REPORTED),
+    "one signal added": (one_signal_more, {"make_signal": 1, "make_control": 1} | dict.fromkeys(PER_RUN, 1) | OVER_ALL),
     "the user's table": (edit("series.csv", "value\n", "value\n0.5\n"), FROM_TABLE),
     "training budget of one model": (configure(models__once__train__steps=5), FROM_ONCE),
     "options of the other model": (configure(models__each__layers=2), FROM_EACH),
@@ -200,7 +203,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     ),
     "library: mosaic": (append("src/laglens/figures/mosaic.py"), {"draw_run": 3}),
     "library: figure style": (append("src/laglens/figures/style.py"), DRAWN | DRAWN_ELSE | {"build_explorer": 1}),
-    "library: occlusion": (append("src/laglens/attribution/methods.py"), {"attribute_forecast": 3} | SHOWN),
+    "library: occlusion": (append("src/laglens/attribution/methods.py"), EXPLAINED),
     "library: summary": (append("src/laglens/report/summary.py"), {"summarise": 1}),
     "a module of the page": (append("src/laglens/report/page/main.js", "// changed\n"), {"build_explorer": 1}),
     "package init of the lags": (

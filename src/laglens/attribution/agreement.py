@@ -59,12 +59,11 @@ def agree_with_attention(attribution: xr.Dataset, time_tree: xr.DataTree) -> xr.
 
 def _agree(attribution: xr.Dataset, node: xr.Dataset) -> xr.Dataset | None:
     """Agreement with one stack; None where it has no rows that forecast."""
-    table = PairTable.of(node, attribution.attrs["history"])
-    part = next((part for part in FORECASTING if part in table.parts), None)
-    if part is None:
+    chosen = forecasting_rows(node, attribution)
+    if chosen is None:
         return None
-    mask = table.parts[part]
-    rows, keys = _forecasting(np.any(mask, 1), node, attribution.attrs), np.any(mask, 0)
+    rows, keys = chosen
+    part = headline(node, attribution.attrs["history"])
     weights = node["attention"].transpose("sample", "layer", "head", "query", "key").values
     attended = weights[..., rows, :][..., keys].mean(-2, dtype=np.float64)
     size = np.abs(attribution["attribution"].transpose("attribution_method", "sample", "time").values)
@@ -80,6 +79,25 @@ def _agree(attribution: xr.Dataset, node: xr.Dataset) -> xr.Dataset | None:
     coords: dict[str, Any] = {"attribution_method": attribution["attribution_method"], "sample": attribution["sample"]}
     coords |= {name: node[name] for name in ("layer", "layer_name", "head") if name in node.coords}
     return xr.Dataset(variables, {name: c.variable for name, c in coords.items()}, {"part": part})
+
+
+def headline(node: xr.Dataset, history: float) -> str | None:
+    """The query part in which a node reads the history for the forecast; None where no row does."""
+    table = PairTable.of(node, history, node["visible"].values if "visible" in node else None)
+    return next((part for part in FORECASTING if part in table.parts), None)
+
+
+def forecasting_rows(node: xr.Dataset, attribution: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Queries that make the forecast, those of the explained step where it has its own, and the history keys they see.
+
+    ``(query,), (key,)``; None where no row of the node forecasts.
+    """
+    history = attribution.attrs["history"]
+    part = headline(node, history)
+    if part is None:
+        return None
+    mask = PairTable.of(node, history, node["visible"].values if "visible" in node else None).parts[part]
+    return _forecasting(np.any(mask, 1), node, attribution.attrs), np.any(mask, 0)
 
 
 def _forecasting(rows: NDArray[np.bool_], node: xr.Dataset, attrs: dict[Any, Any]) -> NDArray[np.bool_]:

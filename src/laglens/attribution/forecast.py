@@ -11,7 +11,8 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from laglens.attribution.methods import METHODS, NEED_GRADIENTS, Explained
+from laglens.attribution.integrated import BASELINES, POINTS, averaged
+from laglens.attribution.methods import METHODS, Explained
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster, ScaledForecaster
 from laglens.models.tokens import SPECIAL
@@ -19,14 +20,20 @@ from laglens.signals.windows import histories
 
 logger = logging.getLogger("laglens")
 
+ALL = ("gradient", "input_x_gradient", *BASELINES, "occlusion")
+DEFAULT = ("gradient", "input_x_gradient", "integrated_gradients", "occlusion")
+WITHOUT_GRADIENT = ("occlusion",)
+
 
 def attribute_forecast(
     model: Forecaster,
     windows: xr.Dataset,
     *,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] = DEFAULT,
     step: int | None = None,
     window: int | str = "auto",
+    points: int = POINTS,
+    seed: int = 0,
     batch: int = 128,
     device: torch.device | str = "cpu",
 ) -> xr.Dataset:
@@ -42,12 +49,18 @@ def attribute_forecast(
         model of several channels each channel is a sample, those of a window one after the other, and its forecast is
         attributed to its own history; the other channels stay as they are.
     methods
-        ``gradient``, ``input_x_gradient``, ``occlusion`` (see `laglens.attribution.methods`). Those that need a
-        gradient are left out for a model that is not ``differentiable``.
+        ``gradient``, ``input_x_gradient``, ``occlusion`` (see `laglens.attribution.methods`), ``integrated_gradients``
+        from the mean of the history, ``integrated_gradients_trend`` from its straight line, and
+        ``integrated_gradients_surrogates``, averaged over AR(1) noise like it (see `laglens.attribution.integrated`).
+        Those that need a gradient are left out for a model that is not ``differentiable``.
     step
         Forecast sample that is explained, 1 = the first after the history; None: the mean of the horizon.
     window
         Samples that occlusion takes out together; ``auto``: one token.
+    points
+        Of the integral of integrated gradients.
+    seed
+        Of the surrogates.
     batch
         Windows per pass through the model.
 
@@ -55,10 +68,11 @@ def attribute_forecast(
     -------
     xr.Dataset
         ``attribution (attribution_method, sample, time)``, signed: forecast per input unit for the gradient, else in
-        units of the forecast; ``explained (sample)``: the forecast itself. ``time`` in input samples from the window's
-        start. (The dimension is not called `method`, which `sel` takes for its own argument.) Attributes of `windows`,
-        and ``step`` (a number or ``mean``), ``target_time``, ``occlusion_window``, ``scaling``, ``left_out`` (names of
-        methods).
+        units of the forecast; ``completeness (attribution_method, sample)`` of integrated gradients, NaN for others:
+        relative difference of their sum from what they explain; ``explained (sample)``: the forecast itself. ``time``
+        in input samples from the window's start. (The dimension is not called `method`, which `sel` takes for its own
+        argument.) Attributes of `windows`, and ``step`` (a number or ``mean``), ``target_time``, ``occlusion_window``,
+        ``scaling``, ``left_out`` (names of methods).
 
     Raises
     ------
@@ -79,12 +93,20 @@ def attribute_forecast(
         forecast = torch.cat([explained(shown[part], part) for part in every])
     if broken := int((~torch.isfinite(forecast)).sum()):
         raise LaglensError(f"the forecast of {broken} of {len(forecast)} windows is not finite; look into the weights")
-    found = {name: METHODS[name](explained, shown, width).cpu().numpy() for name in methods}
+    found, completeness = {}, {}
+    for i, name in enumerate(methods):
+        if name in METHODS:
+            values, gap = METHODS[name](explained, shown, width), torch.full_like(forecast, torch.nan)
+        else:
+            values, gap = averaged(name, explained, shown, points, np.random.default_rng([seed, i]))
+        found[name], completeness[name] = values.cpu().numpy(), gap.cpu().numpy()
     attrs = windows.attrs | {"history": model.history, "horizon": model.horizon, "occlusion_window": width}
     attrs |= {"step": step or "mean", "target_time": model.history + (step or 1) - 1}
     attrs["left_out"] = left_out
     attrs["scaling"] = "of the intact history" if isinstance(model, ScaledForecaster) else "of the history shown"
-    return _labelled(found, forecast.cpu().numpy(), windows, attrs)
+    labelled = _labelled(found, forecast.cpu().numpy(), windows, attrs)
+    gaps = np.stack(list(completeness.values()))
+    return labelled.assign(completeness=(("attribution_method", "sample"), gaps))
 
 
 def token_width(model: Forecaster) -> int:
@@ -110,10 +132,10 @@ def _beside(shown: torch.Tensor, windows: xr.Dataset, channels: int) -> tuple[to
 def _check(methods: Sequence[str], step: int | None, horizon: int) -> None:
     if not horizon:
         raise LaglensError("this model does not forecast, so there is nothing to attribute to its history")
-    unknown = [name for name in methods if name not in METHODS]
+    unknown = [name for name in methods if name not in ALL]
     if unknown or not methods:
         named = f"method '{unknown[0]}' is not one of" if unknown else "no method given; choose from"
-        raise LaglensError(f"{named} {', '.join(METHODS)}")
+        raise LaglensError(f"{named} {', '.join(ALL)}")
     if step is not None and not 1 <= step <= horizon:
         raise LaglensError(f"step is {step}; this model forecasts {horizon} samples, counted from 1")
 
@@ -128,7 +150,7 @@ def _without_gradient(model: Forecaster, methods: Sequence[str]) -> list[str]:
     """
     if getattr(model, "differentiable", True):
         return []
-    left_out = [name for name in methods if name in NEED_GRADIENTS]
+    left_out = [name for name in methods if name not in WITHOUT_GRADIENT]
     reason = f"the forecast of {type(model).__name__} has no gradient in its history"
     if len(left_out) == len(methods):
         raise LaglensError(f"{reason}, which {' and '.join(left_out)} need; add 'occlusion' to attribution.methods")

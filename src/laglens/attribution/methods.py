@@ -44,13 +44,16 @@ class Explained:
 
     def __call__(self, history: Tensor, window: Tensor) -> Tensor:
         """``(batch, history), (batch,) -> (batch,)``: changed histories, and which window each of them is."""
-        if self.together is None or self.channel is None:
-            forecast = self.model(history)
-        else:
-            one, channel = torch.arange(len(history), device=history.device), self.channel[window]
-            shown = self.together[window].index_put((one, channel), history)
-            forecast = self.model(shown)[one, channel]
+        forecast = self.forecast(history, window)
         return forecast.mean(1) if self.step is None else forecast[:, self.step - 1]
+
+    def forecast(self, history: Tensor, window: Tensor) -> Tensor:
+        """``(batch, history), (batch,) -> (batch, horizon)``: the whole forecast of changed histories."""
+        if self.together is None or self.channel is None:
+            return self.model(history)
+        one, channel = torch.arange(len(history), device=history.device), self.channel[window]
+        shown = self.together[window].index_put((one, channel), history)
+        return self.model(shown)[one, channel]
 
 
 def gradient(explained: Explained, history: Tensor, window: int) -> Tensor:
@@ -149,4 +152,3 @@ METHODS: dict[str, Callable[[Explained, Tensor, int], Tensor]] = {
     "input_x_gradient": input_x_gradient,
     "occlusion": occlusion,
 }
-NEED_GRADIENTS = ("gradient", "input_x_gradient")

@@ -10,6 +10,15 @@ from laglens.config.models import Model
 from laglens.config.section import Name, Section
 from laglens.config.signals import Signal
 
+AttributionMethod = Literal[
+    "gradient",
+    "input_x_gradient",
+    "integrated_gradients",
+    "integrated_gradients_trend",
+    "integrated_gradients_surrogates",
+    "occlusion",
+]
+Replacement = Literal["permuted", "uniform", "identity", "mean", "frozen"]
 HeadLabel = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]* L\d\d H\d\d$")]
 RowStatistic = Literal["entropy", "effective_keys", "top_key"]
 NoiseKind = Literal["white", "shuffled", "ar1_0.6", "ar1_0.9", "ar1_0.97", "random_walk"]
@@ -117,14 +126,27 @@ class Flow(Section):
 class Attribution(Section):
     """How the forecast is attributed to the samples of the history."""
 
-    methods: list[Literal["gradient", "input_x_gradient", "occlusion"]] = Field(
-        ["gradient", "input_x_gradient", "occlusion"], min_length=1, description="which methods"
+    methods: list[AttributionMethod] = Field(
+        ["gradient", "input_x_gradient", "integrated_gradients", "occlusion"], min_length=1, description="which methods"
     )
     step: PositiveInt | None = Field(
-        None, description="forecast sample that is explained, 1 = the first; null: the mean of the horizon"
+        1, description="forecast sample that is explained, 1 = the first; null: the mean of the horizon"
     )
     window: PositiveInt | Literal["auto"] = Field(
         "auto", description="samples that occlusion takes out together; auto: one token"
+    )
+    points: PositiveInt = Field(16, description="points of the integral of integrated gradients")
+    shares: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.1, 0.3], description="shares of the history in deletion and insertion curves; []: no curves"
+    )
+    relevance: bool = Field(True, description="gradient relevance through all layers, for models with a gradient")
+    replacements: list[Replacement] = Field(
+        ["permuted", "uniform", "identity", "mean", "frozen"],
+        description="what attention is replaced by to see how much the forecast changes; []: nothing",
+    )
+    draws: PositiveInt = Field(3, description="permutations of the attention weights")
+    by_head: Replacement | None = Field(
+        None, description="replacement that is also made in one head after the other; null: none"
     )
     half_width: PositiveFloat = Field(0.75, description="tokens on either side of a lag that a knock-out cuts with it")
 

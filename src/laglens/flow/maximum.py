@@ -22,7 +22,8 @@ from laglens.lags.pairs import Axis, part_masks
 from laglens.models.tokens import SPECIAL
 from laglens.progress import track
 
-SCALE = 2**22  # scipy takes whole numbers of 32 bit; the sum of a column stays below 2**31 up to 512 tokens
+SCALE = 2**22  # scipy takes whole numbers of 32 bit; the sum of a column stays below 2**31 up to 511 tokens
+MOST = 256  # time columns; the time of a flow grows with their fourth power
 QUERIES = ("forecasting", "all")
 OF = ("mean", "windows")
 
@@ -105,13 +106,13 @@ def attention_flow(
     Raises
     ------
     LaglensError
-        A setting is not known or out of its range, no stack can be followed, or more than 512 tokens.
+        A setting is not known or out of its range, no stack can be followed, or more than `MOST` tokens.
     """
     if of not in OF or queries not in QUERIES:
         raise LaglensError(f"flow of '{of}' and '{queries}' queries; choose from {', '.join(OF)}; {', '.join(QUERIES)}")
     path, settings = Path.of(time_tree), Mixing(**mixing)
-    if path.n_tokens > 512:
-        raise LaglensError(f"maximum flow of {path.n_tokens} time columns takes hours; it is limited to 512 of them")
+    if path.n_tokens > MOST:
+        raise LaglensError(f"maximum flow of {path.n_tokens} time columns takes hours; it is limited to {MOST} of them")
     coords = path.coords
     rows = _forecasting(coords, time_tree.attrs) if queries == "forecasting" else np.ones(path.n_tokens, bool)
     samples: list[int | None] = [None] if of == "mean" else list(range(path.n_samples))

@@ -94,6 +94,10 @@ class Path:
         """Tokens that lie in no time (CLS, REG, padding), ``(token,)``."""
         return np.asarray(self.coords["query_part"].values == SPECIAL)
 
+    def place(self, stack: str) -> slice:
+        """Where the tokens of a stack lie on the axis."""
+        return self._places()[stack]
+
     def layers(self, sample: int | None, mixing: Mixing) -> Iterator[list[Array]]:
         """Steps of each layer, lowest first, ``(token, token)`` each: one, or two where cross-attention follows.
 

@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from laglens.attention.coordinates import column_coordinates, columns_of, samples_per_token
+from laglens.attention.coordinates import samples_per_token
+from laglens.flow.columns import in_columns
 from laglens.flow.layers import Array, Mask, Mixing
 from laglens.flow.path import Path
 
@@ -99,7 +100,8 @@ def roll_out(tree: xr.DataTree, **mixing: Any) -> xr.Dataset:
     coords, visible = path.coords, path.visible
     attrs = tree.attrs | settings.settings | path.attrs | {"n_windows": len(reached)}
     if of_tokens:
-        reached, special, coords, visible = _in_time(reached, coords, visible)
+        reached, special, visible, coords = in_columns(reached, coords, visible)
+        reached = reached / reached.sum(-1, keepdims=True)
         attrs["samples_per_token"] = samples_per_token(coords)
     else:
         special = path.rows("special_mass")[:, settings.start :]
@@ -107,7 +109,7 @@ def roll_out(tree: xr.DataTree, **mixing: Any) -> xr.Dataset:
     variables = {
         "rollout": (DIMS, reached.astype(np.float32)),
         "rollout_mean": (DIMS[1:], reached.mean(0).astype(np.float32)),
-        "special_mass": (DIMS[:-1], special),
+        "special_mass": (DIMS[:-1], special.astype(np.float32)),
         "visible": (("query", "key"), visible),
     }
     windows = tree.to_dataset(inherit=False).drop_dims(["time", "step"], errors="ignore").coords
@@ -135,21 +137,3 @@ def _of_capture(path: Path) -> Array:
     nodes = [node["rollout"].transpose(*DIMS).values for node in path.stacks.values()]
     made = np.concatenate(nodes, 1).astype(np.float64)
     return made / made.sum(-1, keepdims=True)
-
-
-def _in_time(
-    reached: Array, coords: dict[str, xr.Variable], visible: Mask
-) -> tuple[Array, Array, dict[str, xr.Variable], Mask]:
-    """Sum over the tokens of a key column, mean over those of a query column; what rests on special tokens beside it.
-
-    ``(..., token, token)`` -> ``(..., query, key)`` with rows scaled to sum to 1, ``(..., query)``, and their labels.
-    """
-    columns = columns_of(coords, "query")
-    member = (columns[:, None] == np.arange(columns.max() + 1)).astype(np.float64)
-    mean = member / member.sum(0)
-    in_time = mean.T @ reached @ member
-    special = np.einsum("qc,...qk->...c", mean, reached[..., columns < 0])
-    labels = {name: c for name, c in column_coordinates(coords).items() if not name.startswith("token_")}
-    layers = {name: c for name, c in coords.items() if c.dims == ("layer",)}
-    seen = (member.T @ visible @ member) > 0
-    return in_time / in_time.sum(-1, keepdims=True), special.astype(np.float32), layers | labels, seen
