@@ -20,7 +20,7 @@ with job() as snakemake:
     attribution = attribute_forecast(model, time.to_dataset(), seed=seed, device=device, **options)
     agreement = agree_with_attention(attribution, time)
     compared = compare_explanations(model, attribution, time, read_dataset(snakemake.input.flow), device=device, **spec)
-    write_table(attribution_table(agreement), snakemake.output.table)
+    write_table(attribution_table(agreement, confidence=confidence), snakemake.output.table)
     write_table(methods_table(compared, confidence=confidence), snakemake.output.methods)
     write_table(agreement_of(compared["explanations"].to_dataset(), confidence=confidence), snakemake.output.pairs)
     write_table(replacement_table(compared, confidence=confidence), snakemake.output.replaced)

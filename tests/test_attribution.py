@@ -333,6 +333,8 @@ def test_from_a_model_to_a_table_and_through_a_file(architecture: str, tmp_path)
     ]
     mean_and_sd = [np.mean(expected), np.std(expected, ddof=1)]
     np.testing.assert_allclose(row[["spearman", "spearman_sd"]].astype(float), mean_and_sd)
+    half = 4.302653 * mean_and_sd[1] / np.sqrt(3)  # Student, two degrees of freedom
+    np.testing.assert_allclose(row[["lower", "upper"]].astype(float), [mean_and_sd[0] - half, mean_and_sd[0] + half])
 
 
 def test_other_windows_are_refused() -> None:

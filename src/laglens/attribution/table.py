@@ -5,24 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.stats import t as student
 
 from laglens.lags.units import in_time
 
 HEAD = ["attribution_method", "layer", "head"]
 
 
-def attribution_table(agreement: xr.DataTree) -> pd.DataFrame:
+def attribution_table(agreement: xr.DataTree, *, confidence: float = 0.95) -> pd.DataFrame:
     """Agreement of every head with every method.
 
     Parameters
     ----------
     agreement
         From `agree_with_attention`.
+    confidence
+        Of the Student t interval over windows, which depend on each other: it describes this series.
 
     Returns
     -------
     pd.DataFrame
-        One row per method and head: ``spearman`` and its ``spearman_sd`` over ``n_windows``, ``mismatched``;
+        One row per method and head: ``spearman``, its interval ``lower`` to ``upper`` and its ``spearman_sd``
+        over ``n_windows``, ``mismatched``;
         ``strongest_lag`` [input samples] is where the profile of the method is highest, in units of the signal
         ``strongest_lag_time`` (the middle, where several lags are as high). One row per method where no stack has rows
         that forecast.
@@ -31,8 +35,10 @@ def attribution_table(agreement: xr.DataTree) -> pd.DataFrame:
     for name, node in agreement.children.items():
         values = node.to_dataset().drop_vars("layer_name", errors="ignore")
         spearman = values["spearman"]
-        columns = {"spearman": spearman.mean("sample"), "spearman_sd": spearman.std("sample", ddof=1)}
-        columns |= {"mismatched": values["mismatched"], "n_windows": spearman.count("sample")}
+        mean, sd, n = spearman.mean("sample"), spearman.std("sample", ddof=1), spearman.count("sample")
+        half = sd * student.ppf((1 + confidence) / 2, np.maximum(n - 1, 1)) / np.sqrt(n.where(n > 1))
+        columns = {"spearman": mean, "lower": mean - half, "upper": mean + half, "spearman_sd": sd}
+        columns |= {"mismatched": values["mismatched"], "n_windows": n}
         table = xr.Dataset(columns).to_dataframe(dim_order=HEAD).reset_index()
         table = table.rename(columns={"attribution_method": "method"})
         tables.append(table.assign(stack=name, part=node.attrs["part"]))
