@@ -8,9 +8,9 @@ rule attribute_forecast:
         attribution="results/attribution/{model}/{signal}.zarr.zip",
         table=table_of("attribution/{model}/{signal}", "agreement"),
         compared="results/attribution/{model}/{signal}.compared.zarr.zip",
-        methods="results/attribution/{model}/{signal}.methods.csv",
+        methods=table_of("attribution/{model}/{signal}.methods", "explanations"),
         pairs="results/attribution/{model}/{signal}.pairs.csv",
-        replaced="results/attribution/{model}/{signal}.replaced.csv",
+        replaced=table_of("attribution/{model}/{signal}.replaced", "attention replaced"),
     log:
         "logs/attribute_forecast/{model}/{signal}.log",
     benchmark:
