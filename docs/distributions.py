@@ -104,7 +104,7 @@ def _draw_values(axes: Axes, values: pd.DataFrame) -> None:
 def _draw_answers(axes: Axes, answers: pd.DataFrame) -> None:
     trained = answers[answers["group"] == TRAINED].set_index("question")["seed_sd"]  # the yardstick of both groups
     for i, row in enumerate(answers.to_dict("records")):
-        scale = trained.get(row["question"], np.nan)
+        scale = trained.get(row["question"], 0.0) or np.nan
         axes.plot(row["effect"] / scale, i, "o", color=COLOURS[row["group"]], markersize=5)
         axes.plot([row["low"] / scale, row["high"] / scale], [i, i], color=COLOURS[row["group"]], linewidth=1.5)
     axes.axvline(0, color="black", linewidth=0.8)

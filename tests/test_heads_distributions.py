@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from laglens.config.load import load_study
 from laglens.errors import LaglensError
 from laglens.heads.distributions import (
     PREDICTABLE,
@@ -130,3 +131,25 @@ def test_no_epochs_leave_the_weights_as_they_are() -> None:
     assert curve["epoch"].values.tolist() == [0] and curve.attrs["best_epoch"] == 0
     assert np.isfinite(curve["validation_loss"]).all()
     assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trained": ["fist"]}, r"distributions.kinds.trained\[0\]: there is no model 'fist'"),
+        ({"untrained": ["first"]}, r"untrained\[0\]: 'first' has train.epochs 40; untrained models have 0"),
+        ({"trained": ["none"]}, r"trained\[0\]: 'none' has train.epochs 0"),
+        ({"trained": ["image"]}, r"trained\[0\]: 'image' is not trained on each signal"),
+        ({"signals": ["walk", "sunspots"]}, r"signals\[1\]: 'sunspots' is not generated"),
+    ],
+)
+def test_a_study_that_cannot_be_compared_is_refused_before_it_runs(change: dict, message: str) -> None:
+    kinds = {"trained": ["first"], "untrained": ["none"], "signals": ["walk", "walk_2"]} | change
+    models = {"first": {"architecture": "encoder"}, "image": {"architecture": "image", "train": {"steps": 5}}}
+    models["none"] = {"architecture": "encoder", "train": {"epochs": 0}}
+    signals = {name: {"generator": "random_walk"} for name in ("walk", "walk_2")} | {
+        "sunspots": {"dataset": "sunspots"}
+    }
+    runs = [{"models": ["first"], "signals": ["walk"]}]
+    with pytest.raises(LaglensError, match=message):
+        load_study({"signals": signals, "models": models, "runs": runs, "distributions": {"kinds": kinds}})
