@@ -34,8 +34,11 @@ def draw(study: Study, target: Path) -> None:
     for model, signal in study.pairs:
         settings = config["figures"] | {"heads": config["models"][model]["drawn_heads"]}
         time, lags = (read_tree(f"results/{stage}/{model}/{signal}.zarr.zip") for stage in ("time", "lags"))
-        flow = read_dataset(f"results/flow/{model}/{signal}.zarr.zip")
-        for name, figure in draw_run(time, lags, settings, flow=flow, title=signal, subtitle=model).items():
+        more: dict[str, Any] = {
+            "flow": read_dataset(f"results/flow/{model}/{signal}.zarr.zip"),
+            "similarity": read_tree(f"results/heads/{model}/{signal}.similarity.zarr.zip"),
+        }
+        for name, figure in draw_run(time, lags, settings, **more, title=signal, subtitle=model).items():
             save(figure, target / model / signal / name, settings)
     for name, comparison in config["comparisons"].items():
         model, settings = comparison["model"], config["figures"] | {"heads": comparison["drawn_heads"]}

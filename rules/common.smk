@@ -244,6 +244,7 @@ CATEGORIES = {
     "alignment": "4 Flow and attribution",
     "forecasts": "4 Flow and attribution",
     "layers": "5 Models",
+    "similarity": "5 Models",
     "training": "5 Models",
 }
 
@@ -355,7 +356,7 @@ def targets():
             kinds += ["events"]
         for kind in kinds:
             yield f"results/heads/{model}/{signal}.{kind}.csv"
-        for name in ("head_sheet", "mosaic", "lag_strip", "flow"):
+        for name in ("head_sheet", "mosaic", "lag_strip", "flow", "similarity"):
             yield from figure(f"{model}/{signal}/{name}")
     for model in dict.fromkeys(model for model, _ in STUDY.pairs):
         yield from figure(f"{model}/layers")

@@ -3,6 +3,7 @@ rule draw_run:
         time="results/time/{model}/{signal}.zarr.zip",
         lags="results/lags/{model}/{signal}.zarr.zip",
         flow="results/flow/{model}/{signal}.zarr.zip",
+        similarity="results/heads/{model}/{signal}.similarity.zarr.zip",
     output:
         head_sheet=reported(
             "{model}/{signal}/head_sheet", "head_sheet", signal="{signal}"
@@ -10,6 +11,9 @@ rule draw_run:
         mosaic=reported("{model}/{signal}/mosaic", "mosaic", signal="{signal}"),
         lag_strip=reported("{model}/{signal}/lag_strip", "lag_strip", signal="{signal}"),
         flow=reported("{model}/{signal}/flow", "flow", signal="{signal}"),
+        similarity=reported(
+            "{model}/{signal}/similarity", "similarity", signal="{signal}"
+        ),
     log:
         "logs/draw_run/{model}/{signal}.log",
     benchmark:

@@ -8,7 +8,7 @@ rule measure_heads:
         "logs/measure_heads/{model}/{signal}.log",
     benchmark:
         "logs/measure_heads/{model}/{signal}.tsv"
-    priority: 5
+    priority: 80
     conda:
         "../envs/laglens.yaml"
     threads: 1
@@ -62,7 +62,7 @@ rule compare_heads:
         "logs/compare_heads/{model}/{signal}.log",
     benchmark:
         "logs/compare_heads/{model}/{signal}.tsv"
-    priority: 4
+    priority: 80
     conda:
         "../envs/laglens.yaml"
     threads: 1

@@ -1,4 +1,4 @@
-"""Draw one model on one signal: all heads by lag, all maps, the strongest heads in detail, the flow."""
+"""Draw one model on one signal: all heads by lag, all maps, the strongest heads, the flow, which heads are alike."""
 
 from pathlib import Path
 
@@ -14,6 +14,7 @@ with job() as snakemake:
         read_tree(snakemake.input.lags),
         spec["figures"] | {"heads": spec["heads"]},
         flow=read_dataset(snakemake.input.flow),
+        similarity=read_tree(snakemake.input.similarity),
         title=names.signal,
         subtitle=names.model,
     )

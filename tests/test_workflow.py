@@ -19,7 +19,7 @@ FROM_LAGS = {"measure_lags": 3, "compare_signals": 1} | DRAWN | REPORTED
 CLASSED = {"classify_heads": 3}
 SHOWN = {"draw_evidence": 3}
 JUDGED = {"test_lags": 3} | CLASSED | SHOWN | REPORTED
-MEASURED = {"measure_heads": 3, "compare_heads": 3, "draw_model": 2, "build_explorer": 1} | CLASSED
+MEASURED = {"measure_heads": 3, "compare_heads": 3, "draw_model": 2, "draw_run": 3, "build_explorer": 1} | CLASSED
 RANKED = {"rank_explanations": 1}
 EXPLAINED = {"attribute_forecast": 3} | RANKED | SHOWN
 FLOWED = {"roll_out": 3, "draw_run": 3} | EXPLAINED
@@ -255,7 +255,7 @@ def test_figures_are_drawn_again_without_torch_and_the_run_says_where_to_look(
     workflow.configure({"figures.gamma": 0.7, "figures.dpi": 61})
     run = workflow.snakemake(python_path=tmp_path / "poison")
     assert run.returncode == 0, run.stdout
-    assert "31 of 31 files of the study are in results/figures" in run.stdout
+    assert "34 of 34 files of the study are in results/figures" in run.stdout
     assert "open         results/explorer.html" in run.stdout
     assert re.search(r"^  each +wave +(no|not testable|16 samples) ", run.stdout, re.MULTILINE), run.stdout
     after = workflow.results()

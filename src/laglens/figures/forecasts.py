@@ -164,7 +164,9 @@ def _used(attribution: xr.DataTree | None, node: xr.Dataset, keys: np.ndarray) -
     size = np.abs(values)
     starts = np.floor(node["key_start"].values[keys]).astype(int)
     ends = np.ceil(node["key_end"].values[keys]).astype(int)
-    pooled = np.stack([size[:, max(a, 0) : max(b, a + 1)].mean(1) for a, b in zip(starts, ends, strict=True)], 1)
+    covered = ((max(a, 0), min(max(b, a + 1), size.shape[1])) for a, b in zip(starts, ends, strict=True))
+    # A token past the history that was attributed, as the last of an encoder-decoder, has none of it.
+    pooled = np.stack([size[:, a:b].mean(1) if a < b else np.zeros(len(size)) for a, b in covered], 1)
     return by_time(pooled, node["key_time"].values[keys])[0], method
 
 

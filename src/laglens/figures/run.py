@@ -13,6 +13,7 @@ from laglens.figures.head_sheet import draw_head_sheet
 from laglens.figures.lag_strip import draw_lag_strip
 from laglens.figures.mosaic import draw_mosaic
 from laglens.figures.settings import FigureSettings
+from laglens.figures.similarity import draw_similarity
 
 
 def draw_run(
@@ -21,6 +22,7 @@ def draw_run(
     settings: Mapping[str, Any] | FigureSettings | None = None,
     *,
     flow: xr.Dataset | None = None,
+    similarity: xr.DataTree | None = None,
     title: str = "",
     subtitle: str = "",
 ) -> dict[str, Figure]:
@@ -34,13 +36,16 @@ def draw_run(
         The ``figures`` section of the config.
     flow
         From `laglens.flow.rollout.roll_out`; without it that figure is left out.
+    similarity
+        From `laglens.heads.similarity.compare_heads`; likewise.
     title, subtitle
         What was drawn: signal and model.
 
     Returns
     -------
     dict
-        ``lag_strip``, ``mosaic``, ``head_sheet``, ``flow``; see `laglens.figures.style.render` for their bytes.
+        ``lag_strip``, ``mosaic``, ``head_sheet``, ``flow``, ``similarity``; see
+        `laglens.figures.style.render` for their bytes.
 
     Raises
     ------
@@ -55,4 +60,6 @@ def draw_run(
     }
     if flow is not None:
         figures["flow"] = draw_flow(flow, time_tree, settings, title=title, subtitle=subtitle)
+    if similarity is not None:
+        figures["similarity"] = draw_similarity(similarity, part=settings.part, title=title, subtitle=subtitle)
     return figures
