@@ -135,7 +135,7 @@ def test_a_line_of_config_goes_through_every_stage(name: str, folder: Path) -> N
     study.run("measure_lags", {"time": "time.zip", "control": "control.zip"}, MEASURED)
     study.run("measure_heads", {"time": "time.zip"}, {"heads": "heads.zip", "table": "heads.csv"})
     study.run("roll_out", {"time": "time.zip"}, {"flow": "flow.zip", "table": "flow.csv"})
-    figures = {name: [f"{name}.png"] for name in ("head_sheet", "mosaic", "lag_strip")}
+    figures = {name: [f"{name}.png"] for name in ("head_sheet", "mosaic", "lag_strip", "flow")}
     study.run("draw_run", {"time": "time.zip", "lags": "lags.zip", "flow": "flow.zip"}, figures)
 
     card, tree = read_card("model.json"), read_tree("time.zip")
