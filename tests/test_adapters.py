@@ -134,9 +134,14 @@ def test_a_line_of_config_goes_through_every_stage(name: str, folder: Path) -> N
     study.run("capture_controls", {"control": "ar1.zip"} | model, {"time": "control.zip"})
     study.run("measure_lags", {"time": "time.zip", "control": "control.zip"}, MEASURED)
     study.run("measure_heads", {"time": "time.zip"}, {"heads": "heads.zip", "table": "heads.csv"})
+    alike = {"similarity": "similarity.zip", "table": "similarity.csv", "layers": "layers.csv"}
+    study.run("compare_heads", {"time": "time.zip", "heads": "heads.zip"}, alike)
+    study.run("lock_events", {"time": "time.zip"}, {"events": "events.zip", "table": "events.csv"})
+    study.run("align_heads", {"time": "time.zip"}, {"alignment": "alignment.zip", "table": "alignment.csv"})
     study.run("roll_out", {"time": "time.zip"}, {"flow": "flow.zip", "table": "flow.csv"})
-    figures = {name: [f"{name}.png"] for name in ("head_sheet", "mosaic", "lag_strip", "flow")}
-    study.run("draw_run", {"time": "time.zip", "lags": "lags.zip", "flow": "flow.zip"}, figures)
+    figures = {name: [f"{name}.png"] for name in ("head_sheet", "mosaic", "lag_strip", "flow", "similarity")}
+    drawn = {"time": "time.zip", "lags": "lags.zip", "flow": "flow.zip", "similarity": "similarity.zip"}
+    study.run("draw_run", drawn, figures)
 
     card, tree = read_card("model.json"), read_tree("time.zip")
     assert tree.attrs["certificate"]["found"] == tree.attrs["certificate"]["captured"] > 0
@@ -169,20 +174,25 @@ def forecasting_stages(study: Study, model: dict[str, str]) -> None:
         study.run("stretch_signal", stretched, {"periods": "stretched.zip"})
         judged["stretched"] = "stretched.zip"
     study.run("test_lags", judged, {"comb": "comb.zip", "table": "verdicts.csv"})
-    study.run("knock_out", {"time": "time.zip"} | model, {"effects": "effects.zip", "table": "effects.csv"})
+    cut = {"effects": "effects.zip", "table": "effects.csv", "heads": "ranking.csv"}
+    study.run("knock_out", {"time": "time.zip"} | model, cut)
+    study.run("classify_heads", {"heads": "heads.zip", "verdicts": "verdicts.csv"}, {"table": "classes.csv"})
+    important = {"importance": "importance.zip", "table": "importance.csv"}
+    study.run("measure_importance", {"time": "time.zip"} | model, important)
+    assert len(pd.read_csv("classes.csv")) and len(pd.read_csv("importance.csv"))
+    draw_evidence(study)
     verdicts = pd.read_csv("verdicts.csv")
     assert len(verdicts)
     assert set(verdicts["verdict"]) <= {"supported", "not supported", "not testable"}
-    assert len(pd.read_csv("a.csv"))
+    assert len(pd.read_csv("table.csv"))
     assert "matters" in pd.read_csv("effects.csv")
     if study.model == "patchtst_cls":  # its forecast reads no row of attention in time
         assert set(verdicts["verdict"]) == {"not testable"}
         assert verdicts["reason"].str.contains("no row of its attention in time is read for the forecast").all()
-        drawn_all_the_same(study)
 
 
-def drawn_all_the_same(study: Study) -> None:
-    """Figures of what could not be tested say why."""
+def draw_evidence(study: Study) -> None:
+    """Figures of what was tested; of what could not be tested they say why."""
     shown = {"verdicts": "verdicts.csv", "knock_out": "effects.zip", "knock_out_table": "effects.csv"}
     names = ("verdicts", "knock_out", "agreement", "forecasts")
     drawn = {name: [f"{name}.png"] for name in names}

@@ -6,6 +6,7 @@ import torch
 import xarray as xr
 from models import tiny
 from scipy.stats import spearmanr
+from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 from laglens.attention.cube import attention_tree
@@ -333,7 +334,7 @@ def test_from_a_model_to_a_table_and_through_a_file(architecture: str, tmp_path)
     ]
     mean_and_sd = [np.mean(expected), np.std(expected, ddof=1)]
     np.testing.assert_allclose(row[["spearman", "spearman_sd"]].astype(float), mean_and_sd)
-    half = 4.302653 * mean_and_sd[1] / np.sqrt(3)  # Student, two degrees of freedom
+    half = student_t.ppf(0.975, 2) * mean_and_sd[1] / np.sqrt(3)  # Student, two degrees of freedom
     np.testing.assert_allclose(row[["lower", "upper"]].astype(float), [mean_and_sd[0] - half, mean_and_sd[0] + half])
 
 

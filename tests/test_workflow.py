@@ -195,7 +195,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     ),
     "library: lags, with an old date": (
         append_with_old_date("src/laglens/lags/profiles.py"),
-        FROM_LAGS | FOLLOWED | FLOWED,
+        FROM_LAGS | FOLLOWED | FLOWED | {"knock_out": 3},
     ),
     "library: comparison of lags": (
         append("src/laglens/lags/comparison.py"),

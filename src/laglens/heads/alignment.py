@@ -241,6 +241,10 @@ def _labelled(
 
 
 def _strongest_lag(read: xr.DataArray) -> xr.DataArray:
-    """Lag of the largest weight of the mean row: (layer, head, query, key) -> (layer, head, query)."""
-    place = read.argmax("key")
-    return (read["query_time"] - read["key_time"].isel(key=place)).reset_coords(drop=True)
+    """Lag of the largest weight of the mean row: (layer, head, query, key) -> (layer, head, query).
+
+    NaN for a row without any attention over the history.
+    """
+    place = read.fillna(-np.inf).argmax("key")
+    lag = (read["query_time"] - read["key_time"].isel(key=place)).reset_coords(drop=True)
+    return lag.where(read.notnull().any("key"))

@@ -124,7 +124,10 @@ def measure_importance(
     except NothingToMeasureError as error:
         reason = str(error)
     parts.append(head_norms(model, windows, device=device, **options))
-    merged = {name: xr.merge([stack_dataset(part, name) for part in parts]) for name in parts[0].children}
+    merged = {
+        name: xr.merge([stack_dataset(part, name) for part in parts], compat="no_conflicts")
+        for name in parts[0].children
+    }
     root = xr.Dataset(attrs={**windows.attrs, "left_out": reason or ""})
     return xr.DataTree.from_dict({"/": root, **{f"/{name}": node for name, node in merged.items()}})
 

@@ -20,9 +20,11 @@ from laglens.attention.capture import AttentionCapture
 from laglens.attention.weights import attention_weights, repeat_groups
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster
+from laglens.models.tokens import Stack
 from laglens.signals.windows import histories
 
 Array = NDArray[np.float64]
+Norms = tuple[int, dict[str, Array]]  # of one call: its number of queries, and (sample, head) of each measure
 NORMS = {
     "weighted_norm": "mean over queries of sum over keys of A |f| (Kobayashi et al. 2020)",
     "output_norm": "mean over queries of |sum over keys of A f|",
@@ -83,7 +85,7 @@ def head_norms(
     Returns
     -------
     xr.DataTree
-        ``weighted_norm`` and ``output_norm (sample, layer, head)``: `NORMS`. Means over the queries of all calls.
+        ``weighted_norm`` and ``output_norm (sample, layer, head)``: `NORMS`. Means over the queries of all calls of a stack.
 
     Raises
     ------
@@ -92,7 +94,7 @@ def head_norms(
     """
     model = model.eval().to(device)
     shown = histories(windows, model.history)
-    found: dict[str, list[dict[str, Array]]] = {}
+    found: dict[str, list[list[Norms]]] = {}
     step = max((batch or 4) // model.channels, 1) * model.channels
     for start in range(0, len(shown), step):
         history = torch.from_numpy(shown[start : start + step]).to(device)
@@ -100,17 +102,13 @@ def head_norms(
         with torch.no_grad(), AttentionCapture(model, certify=False, reader=reader):
             model(history if model.channels == 1 else history.unflatten(0, (-1, model.channels)))
         for module, calls in reader.norms.items():
-            n = sum(count for count, _ in calls)
-            means = {name: np.sum([count * norms[name] for count, norms in calls], axis=0) / n for name in NORMS}
-            found.setdefault(module, []).append(means)
+            found.setdefault(module, []).append(calls)
     nodes = {}
     for stack in model.stacks:
         missing = [layer for layer in stack.layers if layer not in found]
         if missing:
             raise LaglensError(f"stack '{stack.name}': no attention call in {missing[0]}")
-        layers = [
-            {name: np.concatenate([part[name] for part in found[layer]]) for name in NORMS} for layer in stack.layers
-        ]
+        layers = [_mean_norms(found[layer], stack) for layer in stack.layers]
         dims = ("sample", "layer", "head")
         variables = {
             name: (dims, np.stack([layer[name] for layer in layers], 1), {"long_name": label, "units": "1"})
@@ -119,6 +117,16 @@ def head_norms(
         coords: dict[str, Any] = {"layer_name": ("layer", np.array(stack.layers, dtype=object))}
         nodes[f"/{stack.name}"] = xr.Dataset(variables, coords)
     return xr.DataTree.from_dict(nodes)
+
+
+def _mean_norms(batches: list[list[Norms]], stack: Stack) -> dict[str, Array]:
+    """Means over the queries of the calls that belong to the stack: ``(sample, head)`` each."""
+    means = []
+    for calls in batches:
+        mine = calls if stack.steps else [calls[stack.call]]
+        n = sum(count for count, _ in mine)
+        means.append({name: np.sum([count * norms[name] for count, norms in mine], axis=0) / n for name in NORMS})
+    return {name: np.concatenate([part[name] for part in means]) for name in NORMS}
 
 
 def output_projection(module: nn.Module, width: int) -> nn.Linear | None:
@@ -137,7 +145,7 @@ class _NormReader:
 
     modules: dict[str, nn.Module]
     samples: int
-    norms: dict[str, list[tuple[int, dict[str, Array]]]] = field(default_factory=dict)
+    norms: dict[str, list[Norms]] = field(default_factory=dict)
 
     def read(self, call: AttentionCall) -> Reading | None:
         """Read one call; one without its values has no norms."""
