@@ -85,7 +85,7 @@ def head_norms(
     Returns
     -------
     xr.DataTree
-        ``weighted_norm`` and ``output_norm (sample, layer, head)``: `NORMS`. Means over the queries of all calls of a stack.
+        ``weighted_norm`` and ``output_norm (sample, layer, head)``: `NORMS`. Means over the queries of a stack.
 
     Raises
     ------
