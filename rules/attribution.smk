@@ -9,7 +9,7 @@ rule attribute_forecast:
         table=table_of("attribution/{model}/{signal}", "agreement"),
         compared="results/attribution/{model}/{signal}.compared.zarr.zip",
         methods=table_of("attribution/{model}/{signal}.methods", "explanations"),
-        pairs="results/attribution/{model}/{signal}.pairs.csv",
+        pairs=table_of("attribution/{model}/{signal}.pairs", "explanations in pairs"),
         replaced=table_of("attribution/{model}/{signal}.replaced", "attention replaced"),
     log:
         "logs/attribute_forecast/{model}/{signal}.log",
@@ -92,7 +92,7 @@ rule rank_explanations:
             if model in FORECASTING
         ],
     output:
-        ranking="results/attribution/ranking.csv",
+        ranking=table_of("attribution/ranking", "ranking of explanations"),
     log:
         "logs/rank_explanations.log",
     benchmark:

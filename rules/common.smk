@@ -270,14 +270,13 @@ def in_front(path, what):
 
 def table_of(path, name):
     """Output: a table that people read, with its place in the report."""
-    wildcards = [
-        key for key in ("model", "signal", "fit", "comparison") if f"{{{key}}}" in path
-    ]
+    known = ("model", "signal", "fit", "comparison", "distribution")
+    wildcards = [key for key in known if f"{{{key}}}" in path]
     labels = {key: f"{{{key}}}" for key in wildcards} | {"table": name}
     return report(
         f"results/{path}.csv",
         category="6 Tables",
-        subcategory=f"{{{wildcards[0]}}}",
+        subcategory=f"{{{wildcards[0]}}}" if wildcards else "all runs",
         labels=labels,
     )
 

@@ -56,8 +56,8 @@ rule compare_heads:
         heads="results/heads/{model}/{signal}.zarr.zip",
     output:
         similarity="results/heads/{model}/{signal}.similarity.zarr.zip",
-        table="results/heads/{model}/{signal}.similarity.csv",
-        layers="results/heads/{model}/{signal}.layers.csv",
+        table=table_of("heads/{model}/{signal}.similarity", "similarity"),
+        layers=table_of("heads/{model}/{signal}.layers", "layers"),
     log:
         "logs/compare_heads/{model}/{signal}.log",
     benchmark:
@@ -83,7 +83,7 @@ rule align_heads:
         time="results/time/{model}/{signal}.zarr.zip",
     output:
         alignment="results/heads/{model}/{signal}.alignment.zarr.zip",
-        table="results/heads/{model}/{signal}.alignment.csv",
+        table=table_of("heads/{model}/{signal}.alignment", "alignment"),
     log:
         "logs/align_heads/{model}/{signal}.log",
     benchmark:
@@ -109,7 +109,7 @@ rule lock_events:
         time="results/time/{model}/{signal}.zarr.zip",
     output:
         events="results/heads/{model}/{signal}.events.zarr.zip",
-        table="results/heads/{model}/{signal}.events.csv",
+        table=table_of("heads/{model}/{signal}.events", "events"),
     log:
         "logs/lock_events/{model}/{signal}.log",
     benchmark:
@@ -137,7 +137,7 @@ rule measure_importance:
         card=fitted(".json"),
     output:
         importance="results/heads/{model}/{signal}.importance.zarr.zip",
-        table="results/heads/{model}/{signal}.importance.csv",
+        table=table_of("heads/{model}/{signal}.importance", "importance"),
     log:
         "logs/measure_importance/{model}/{signal}.log",
     benchmark:
@@ -167,9 +167,13 @@ rule compare_distributions:
         cards=of_distribution("results/models/{model}/{signal}.json"),
         curves=of_distribution("results/models/{model}/{signal}.csv"),
     output:
-        values="results/distributions/{distribution}.csv",
-        answers="results/distributions/{distribution}.answers.csv",
-        spread="results/distributions/{distribution}.spread.csv",
+        values=table_of("distributions/{distribution}", "kinds of series"),
+        answers=table_of(
+            "distributions/{distribution}.answers", "kinds of series: answers"
+        ),
+        spread=table_of(
+            "distributions/{distribution}.spread", "kinds of series: spread"
+        ),
     log:
         "logs/compare_distributions/{distribution}.log",
     benchmark:
