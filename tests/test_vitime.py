@@ -357,7 +357,8 @@ def test_the_forecast_is_attributed_by_occlusion_alone(small):
     model, series = loaded(small, 90, 100), waves(2, 90)
     found = attribute_forecast(model, windows(series, 100), step=5)
     assert list(found["attribution_method"].values) == ["occlusion"]
-    assert found.attrs["left_out"] == ["gradient", "input_x_gradient"] and found.attrs["occlusion_window"] == 19
+    assert found.attrs["left_out"] == ["gradient", "input_x_gradient", "integrated_gradients"]
+    assert found.attrs["occlusion_window"] == 19
     assert np.isfinite(found["attribution"]).all() and np.abs(found["attribution"]).max() > 0
     # A gradient would be that of mu and sigma alone: the picture has none.
     scaled, mu, sigma = model.canvas.normalise(torch.from_numpy(series).requires_grad_())
