@@ -21,8 +21,7 @@ from laglens.provenance import select
 from laglens.signals.tables import from_table
 from laglens.store import read_table
 
-# Three seconds for one config: also on a machine that is busy with other things.
-QUICK = settings(deadline=3000, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+QUICK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 STUDIES = [
     yaml.safe_load((REPOSITORY / name).read_text("utf-8"))
     for name in ("tests/study.yaml", "config.yaml", "studies/real.yaml")

@@ -14,7 +14,7 @@ from laglens.lags.alike import stack_dataset
 from laglens.lags.contrasts import comb_contrasts, headline_contrasts, place_of, split_by_stack
 from laglens.lags.headlines import read_headlines
 from laglens.lags.layout import MIN_PAIRS
-from laglens.lags.measure import check_pair, n_samples, null_name
+from laglens.lags.measure import check_pair, n_samples, null_name, windows_of
 from laglens.lags.permutation import (
     control_p_values,
     false_discovery_rate,
@@ -89,7 +89,7 @@ def comb_test(
     controls = {name: headline_contrasts(line, line.controls, tested, "replicate") for name, line in found.items()}
     flat = np.concatenate([array.values.ravel() for array in observed.values()])
     null = np.concatenate([array.values.reshape(n_samples(control_tree), -1) for array in controls.values()], axis=1)
-    windows = time_tree.to_dataset()
+    windows = windows_of(time_tree)
     resamples = resample_windows(windows, time_tree.attrs["history"], seed=seed)
     shown = windows["series"].isel(time=slice(int(time_tree.attrs["history"]))) if "series" in windows else None
     about |= {"not_testable": {repr(period): reason for period, reason in refused.items()}}

@@ -74,8 +74,7 @@ def measure_lags(
     check_pair(time_tree, control_tree, confidence)
     found, left_out = layouts(time_tree, max_lag=max_lag, min_pairs=min_pairs)
     root, nodes = time_tree.to_dataset(), {}
-    windows = root if "sample" in root.sizes else root.assign_coords(sample=np.arange(n_samples(time_tree)))
-    resamples = resample_windows(windows, time_tree.attrs["history"], seed=seed)
+    resamples = resample_windows(windows_of(time_tree), time_tree.attrs["history"], seed=seed)
     settings = {"max_lag": max_lag, "confidence": confidence, "min_pairs": min_pairs, "interval_of": str(resamples)}
     for name, layout in found.items():
         node, control = stack_dataset(time_tree, name), stack_dataset(control_tree, name)
@@ -125,6 +124,12 @@ def check_pair(time_tree: xr.DataTree, control_tree: xr.DataTree, confidence: fl
             f"the controls average {theirs} windows each, the signal {windows}; "
             "their bands would not fit, so window both alike"
         )
+
+
+def windows_of(tree: xr.DataTree) -> xr.Dataset:
+    """Root of a time tree; one without its windows has their number."""
+    root = tree.to_dataset()
+    return root if "sample" in root.sizes else root.assign_coords(sample=np.arange(n_samples(tree)))
 
 
 def n_samples(tree: xr.DataTree) -> int:
