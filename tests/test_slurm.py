@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from mini_slurm import MiniSlurm, obstacle, until
@@ -220,10 +221,12 @@ def test_a_study_runs_and_every_job_gets_what_it_needs(
         if name in ON_GPU:
             assert (job["MinMemoryNode"], job["TimeLimit"]) == ON_GPU[name]
         assert job["TimeLimit"] != "08:00:00", "the limit of the partition: none was asked for"
-    made, expected = workflow.results(), finished.results()
-    for name in made:  # the others say on which device they were made
-        if "/each/wave" in name and name.endswith((".csv", ".png")):
-            assert made[name] == expected[name], name
+    made, expected = workflow.root / "results", finished.root / "results"
+    tables = [path.relative_to(made) for path in made.rglob("*.csv") if "each/wave" in str(path)]
+    assert len(tables) > 10
+    for table in tables:  # four threads add up in another order than one
+        ours, theirs = pd.read_csv(made / table), pd.read_csv(expected / table)
+        pd.testing.assert_frame_equal(ours, theirs, rtol=1e-3, atol=1e-5, obj=str(table))
     assert workflow.stale() == {}
     assert cluster.ask("squeue", "--noheader", "--states=PD,R") == ""
 
