@@ -73,8 +73,8 @@ def measure_lags(
     """
     check_pair(time_tree, control_tree, confidence)
     found, left_out = layouts(time_tree, max_lag=max_lag, min_pairs=min_pairs)
-    root, nodes = time_tree.to_dataset(), {}
-    resamples = resample_windows(windows_of(time_tree), time_tree.attrs["history"], seed=seed)
+    root, nodes = windows_of(time_tree), {}
+    resamples = resample_windows(root, time_tree.attrs["history"], seed=seed)
     settings = {"max_lag": max_lag, "confidence": confidence, "min_pairs": min_pairs, "interval_of": str(resamples)}
     for name, layout in found.items():
         node, control = stack_dataset(time_tree, name), stack_dataset(control_tree, name)
