@@ -1,10 +1,7 @@
 """Count the false alarms of a model, and of its random weights, on series without a period."""
 
-import pandas as pd
-
-from laglens.calibration.detection import detect
-from laglens.calibration.heads import choose_heads
-from laglens.calibration.series import drawn, noise_series
+from laglens.calibration.kinds import detect_kinds
+from laglens.calibration.series import noise_series
 from laglens.job import job
 from laglens.models.registry import pick_device, restore_model
 from laglens.models.untrained import untrained_model
@@ -13,14 +10,16 @@ from laglens.store import read_card, read_weights, write_table
 with job() as snakemake:
     spec, card = snakemake.params.spec, read_card(snakemake.input.card)
     weights, device, seed = read_weights(snakemake.input.weights), pick_device(spec["device"]), spec["seed"]
-    models = {"trained": restore_model(card, weights), "random": untrained_model(card, weights, seed=seed)}
-    found = []
-    for name, n in {"trained": spec["series"], "random": spec["untrained"]}.items():
-        model = models[name].to(device)
-        heads, white = choose_heads(model, seed=seed, device=device)
-        options = {"heads": heads, "white": white, "controls": spec["controls"]}
-        for kind in spec["noises"]:
-            series = noise_series(kind, n, model.history + model.horizon, drawn(seed, kind, "testing"))
-            table = detect(model, series, **options, seed=seed, device=device, label=kind)
-            found.append(table.assign(weights=name, kind=kind))
-    write_table(pd.concat(found), snakemake.output.table)
+    models = {
+        "trained": (restore_model(card, weights), spec["series"]),
+        "random": (untrained_model(card, weights, seed=seed), spec["untrained"]),
+    }
+    table = detect_kinds(
+        models,
+        spec["noises"],
+        lambda *drawn: (noise_series(*drawn), None),
+        controls=spec["controls"],
+        seed=seed,
+        device=device,
+    )
+    write_table(table, snakemake.output.table)
