@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from laglens.config.messages import nearest
+from laglens.config.messages import nearest, one_line
 from laglens.config.signals import OwnTable
 from laglens.errors import LaglensError
 from laglens.signals.clock import Clock, read_clock
@@ -36,10 +36,13 @@ def from_table(spec: OwnTable, table: pd.DataFrame, name: str = "signal") -> xr.
         A column is missing or not numeric, a value or a row is missing, or the times are uneven; rows are counted
         from 1 below the header.
     """
-    columns = _columns(spec, table, name)
-    clock = _clock(spec, table, name)
-    filled = [_filled(table[column], clock, spec.interpolate, f"signal '{name}', column '{column}'")
-              for column in columns]  # fmt: skip
+    try:
+        columns = _columns(spec, table, name)
+        clock = _clock(spec, table, name)
+        filled = [_filled(table[column], clock, spec.interpolate, f"signal '{name}', column '{column}'")
+                  for column in columns]  # fmt: skip
+    except LaglensError as error:  # names and cells are quoted, and may hold line breaks or a page of text
+        raise LaglensError(one_line(str(error))) from error
     series = np.stack([values for values, _ in filled])
     length = spec.window or series.shape[1]
     if series.shape[1] < length:

@@ -37,7 +37,7 @@ def read_table(path: str | Path, *, empty: bool = False) -> pd.DataFrame:
         raise LaglensError(f"{path}: no such file; paths are relative to the folder you run from")
     try:
         table = readers[path.suffix.lower()](path)
-    except (ValueError, UnicodeDecodeError, OSError) as error:
+    except Exception as error:  # the parsers raise what they stumble over: TypeError, KeyError, errors of their own
         raise LaglensError(f"{path}: cannot be read as {path.suffix[1:]}: {one_line(error)}") from error
     if not len(table) and not empty:
         raise LaglensError(f"{path}: the table has no rows")
