@@ -9,6 +9,7 @@ from laglens.config.generators import GENERATORS_WITH_EVENTS
 from laglens.config.models import PER_SIGNAL
 from laglens.models.architectures import (
     PACKAGES,
+    WITH_CLASS_TOKEN,
     WITH_CROSS_ATTENTION,
     module_and_class,
 )
@@ -53,6 +54,12 @@ FORECASTING = {
 # Models whose forecast reads the history through cross-attention.
 CROSSED = {
     name for name, m in STUDY.models.items() if m.architecture in WITH_CROSS_ATTENTION
+}
+# Image models, whose class token may look at the picture.
+SEEING = {
+    name
+    for name, m in STUDY.models.items()
+    if m.architecture.partition(":")[0] in WITH_CLASS_TOKEN
 }
 # Signals whose generator knows when something happened.
 EVENTFUL = {
@@ -353,6 +360,8 @@ def targets():
             kinds += ["alignment"]
         if signal in EVENTFUL:
             kinds += ["events"]
+        if model in SEEING:
+            kinds += ["cls"]
         for kind in kinds:
             yield f"results/heads/{model}/{signal}.{kind}.csv"
         for name in ("head_sheet", "mosaic", "lag_strip", "flow", "similarity"):

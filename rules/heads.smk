@@ -159,6 +159,37 @@ rule measure_importance:
         "../scripts/measure_importance.py"
 
 
+rule read_class_token:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+        weights=fitted(".safetensors"),
+        card=fitted(".json"),
+    output:
+        seen="results/heads/{model}/{signal}.cls.zarr.zip",
+        table=table_of("heads/{model}/{signal}.cls", "class token"),
+    log:
+        "logs/read_class_token/{model}/{signal}.log",
+    benchmark:
+        "logs/read_class_token/{model}/{signal}.tsv"
+    wildcard_constraints:
+        model=one_of(set(STUDY.models) - RECORDED),
+    priority: 4
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=grown(1500 + 1000 * STUDY.attention.memory_gb),
+        runtime=grown(30),
+    params:
+        spec=spec(memory_gb="attention.memory_gb", device="device", versions=True),
+        code=model_code("read_class_token"),
+    message:
+        "Reading the class token of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/read_class_token.py"
+
+
 rule compare_distributions:
     input:
         signals=of_distribution("results/signals/{signal}.zarr.zip"),

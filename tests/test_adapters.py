@@ -138,6 +138,7 @@ def test_a_line_of_config_goes_through_every_stage(name: str, folder: Path) -> N
     study.run("compare_heads", {"time": "time.zip", "heads": "heads.zip"}, alike)
     study.run("lock_events", {"time": "time.zip"}, {"events": "events.zip", "table": "events.csv"})
     study.run("align_heads", {"time": "time.zip"}, {"alignment": "alignment.zip", "table": "alignment.csv"})
+    study.run("read_class_token", {"time": "time.zip"} | model, {"seen": "cls.zip", "table": "cls.csv"})
     study.run("roll_out", {"time": "time.zip"}, {"flow": "flow.zip", "table": "flow.csv"})
     figures = {name: [f"{name}.png"] for name in ("head_sheet", "mosaic", "lag_strip", "flow", "similarity")}
     drawn = {"time": "time.zip", "lags": "lags.zip", "flow": "flow.zip", "similarity": "similarity.zip"}
@@ -151,6 +152,8 @@ def test_a_line_of_config_goes_through_every_stage(name: str, folder: Path) -> N
         assert float(abs(rows.where(rows > 0, 1) - 1).max()) < 2e-3
     assert len(read_weights("model.safetensors")) > 3
     assert len(pd.read_csv("heads.csv"))
+    looks = set(pd.read_csv("cls.csv")["of"]) == {"patch", "time"}
+    assert looks == (name in ("vitime", "picture", "fold")) != bool(read_tree("cls.zip").attrs.get("left_out"))
     assert all(Path(path).stat().st_size > 1000 for paths in figures.values() for path in paths)
     if card["horizon"]:
         forecasting_stages(study, model)

@@ -56,6 +56,7 @@ from .flow.rollout import roll_out as roll_out
 from .heads.alignment import align_heads as align_heads
 from .heads.alignment import alignment_error as alignment_error
 from .heads.alignment import alignment_table as alignment_table
+from .heads.class_token import read_class_attention as read_class_attention
 from .heads.classes import classify_heads as classify_heads
 from .heads.content import content_score as content_score
 from .heads.events import events_table as events_table

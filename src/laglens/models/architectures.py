@@ -28,6 +28,9 @@ WITH_CROSS_ATTENTION = {
     *("encoder_decoder", "time_series_transformer", "informer", "autoformer", "chronos_t5", "chronos_bolt"),
 }
 
+# Models that look at a picture of the series, and whose published form has a class token.
+WITH_CLASS_TOKEN = {"vitime", "timm", "visionts"}
+
 # Packages, beside numpy, timm and torch, whose version changes what a model computes.
 PACKAGES = {
     **dict.fromkeys(("patchtst", "time_series_transformer", "informer", "autoformer", "timesfm"), ("transformers",)),

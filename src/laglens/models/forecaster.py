@@ -33,6 +33,9 @@ class Forecaster(nn.Module):
         reason: attention over variables, channels or series has no lag axis.
     differentiable
         Whether the forecast has a gradient in the history; not where values become words of a vocabulary.
+    origin
+        Of the picture that `draw` makes: ``upper`` where its first row is on top, ``lower`` where that is the row of
+        the lowest values.
     """
 
     history: int
@@ -40,6 +43,7 @@ class Forecaster(nn.Module):
     channels: int = 1
     not_in_time: Mapping[str, str] = MappingProxyType({})
     differentiable: bool = True
+    origin: str = "upper"
 
     @classmethod
     def from_checkpoint(cls, path: Path, **options: Any) -> Self:
@@ -65,6 +69,13 @@ class Forecaster(nn.Module):
     @abstractmethod
     def forward(self, history: Tensor) -> Tensor:
         """Forecast: ``(batch, history) -> (batch, horizon)``, float64, in the units of the input."""
+
+    def draw(self, history: Tensor) -> Tensor | None:
+        """The picture that the model makes of a series, in grey: ``(batch, history) -> (batch, row, column)``.
+
+        None: it sees no picture, but numbers.
+        """
+        return None
 
 
 class ScaledForecaster(Forecaster):

@@ -125,9 +125,13 @@ class TimmTransformer(Forecaster):
         """Attention that pools the tokens for the classifier."""
         return self.layout.not_in_time
 
+    def draw(self, history: Tensor) -> Tensor:
+        """Picture of the series, from 0 to 1: ``(batch, history) -> (batch, row, column)``."""
+        return DRAWINGS[self.drawing](standardise(history), *self.layout.size)
+
     def picture(self, history: Tensor) -> Tensor:
         """Draw series in the colours that the model expects: ``(batch, history) -> (batch, colour, row, column)``."""
-        grey = DRAWINGS[self.drawing](standardise(history), *self.layout.size)
+        grey = self.draw(history)
         return (grey[:, None].expand(-1, self.colours, -1, -1) - self.mean) / self.std
 
     def forward(self, history: Tensor) -> Tensor:

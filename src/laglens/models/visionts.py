@@ -200,6 +200,10 @@ class VisionTSForecaster(Forecaster):
         row = np.repeat(np.arange(n), n)
         return TokenMap.spans(start, end, self.history, row=row).clipped(0, self.history + self.horizon)
 
+    def draw(self, history: Tensor) -> Tensor:
+        """Picture of the folded history, blank beside it: ``(batch, history) -> (batch, row, column)``."""
+        return self._drawn(self._normalised(history)[0])
+
     def forward(self, history: Tensor) -> Tensor:
         """Forecast: ``(batch, history) -> (batch, horizon)``, float64, in the units of the input.
 
@@ -207,18 +211,27 @@ class VisionTSForecaster(Forecaster):
         far from 0 and the forecast has a gradient.
         """
         network, autoencoder = self.network, self.network.vision_model
-        centred = history.double() - history.double().mean(1, keepdim=True)
-        sd = (centred.var(1, correction=0, keepdim=True) + VARIANCE).sqrt() / self.norm_const
-        padded = F.pad((centred / sd).float()[:, None], (network.pad_left, 0), mode="replicate")[:, 0]
-        folded = padded.unflatten(1, (self.cycles, self.period)).transpose(1, 2)[:, None]
-        drawn = network.input_resize(folded)
-        blank = drawn.new_zeros(*drawn.shape[:-1], network.image_size - drawn.shape[-1])
-        picture = torch.cat([drawn, blank], -1).expand(-1, 3, -1, -1)
+        scaled, sd = self._normalised(history)
+        picture = self._drawn(scaled)[:, None].expand(-1, 3, -1, -1)
         order = network.mask.expand(len(picture), -1)
         _, patches, _ = autoencoder(picture, mask_ratio=network.mask_ratio, noise=order)
         grey = autoencoder.unpatchify(patches).mean(1, keepdim=True)
         completed = network.output_resize(grey)[:, 0].transpose(1, 2).flatten(1)[:, network.pad_left + self.history :]
         return completed[:, : self.horizon].double() * sd + history.double().mean(1, keepdim=True)
+
+    def _normalised(self, history: Tensor) -> tuple[Tensor, Tensor]:
+        """The history in units of its spread, and that: ``(batch, history)``, ``(batch, 1)``."""
+        centred = history.double() - history.double().mean(1, keepdim=True)
+        sd = (centred.var(1, correction=0, keepdim=True) + VARIANCE).sqrt() / self.norm_const
+        return centred / sd, sd
+
+    def _drawn(self, scaled: Tensor) -> Tensor:
+        network = self.network
+        padded = F.pad(scaled.float()[:, None], (network.pad_left, 0), mode="replicate")[:, 0]
+        folded = padded.unflatten(1, (self.cycles, self.period)).transpose(1, 2)[:, None]
+        drawn = network.input_resize(folded)
+        blank = drawn.new_zeros(*drawn.shape[:-1], network.image_size - drawn.shape[-1])
+        return torch.cat([drawn, blank], -1)[:, 0]
 
 
 def drawn_span(patch: NDArray[np.int64], per_patch: float, lowest: float, highest: float) -> tuple[NDArray, NDArray]:

@@ -52,6 +52,7 @@ class ViTimeForecaster(Forecaster):
 
     # A pixel is lit or not, and the brightest row is read: neither has a slope. Torch would find that of mu and sigma.
     differentiable = False
+    origin = "lower"
 
     def __init__(
         self,
@@ -172,6 +173,10 @@ class ViTimeForecaster(Forecaster):
         pixels = self.decoder_pred(self.decoder_norm(hidden))[:, 1:]
         grid = pixels.unflatten(1, (-1, self.canvas.columns // self.patch[1])).unflatten(3, self.patch)
         return grid.permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)
+
+    def draw(self, history: Tensor) -> Tensor:
+        """Picture of the history, blank in the horizon: ``(batch, history) -> (batch, row, column)``."""
+        return self.canvas.draw(self.canvas.normalise(history.double())[0])
 
     def forward(self, history: Tensor) -> Tensor:
         """Forecast: ``(batch, history) -> (batch, horizon)``, float64, in the units of the input.
