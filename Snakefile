@@ -61,6 +61,7 @@ rule calibration:
 
 
 onstart:
+    launch.spare_scheduler(workflow)
     print(
         launch.plan(job.rule.name for job in workflow.dag.needrun_jobs()),
         file=sys.stderr,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from laglens.attention.streaming_columns import Block, Columns, blocks, layout
-from laglens.attention.streaming_products import better_alone, keep_heap, product
+from laglens.attention.streaming_products import better_alone, give_back_heap, keep_heap, product
 from laglens.attention.streaming_rollout import Rollout
 from laglens.attention.streaming_statistics import block_statistics
 
@@ -130,6 +130,8 @@ class Pass:
                 self._attend_and_follow(samples, list(groups), self.rollout)
         if self.layout.moved:
             self.rows = {name: rows.index_select(-1, self.layout.place) for name, rows in self.rows.items()}
+        self._buffers.clear()
+        give_back_heap()
 
     def _attend_and_follow(self, samples: slice, groups: Sequence[Group], rollout: Rollout) -> None:
         """The rollout averages the heads of a block, so it needs all of them before the next block."""
