@@ -7,6 +7,7 @@ most of the time importing.
 import re
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,10 +77,10 @@ class Study:
         spec = select(self.settings, wanted, names) | fixed
         job = SimpleNamespace(
             rule=rule,
-            input=SimpleNamespace(**inputs),
-            output=Outputs(outputs),
+            input=Files(inputs),
+            output=Files(outputs),
             wildcards=SimpleNamespace(**names),
-            params=SimpleNamespace(spec=spec),
+            params=Params(spec=spec),
             log="job.log",
             threads=1,
         )
@@ -90,14 +91,25 @@ class Study:
             del sys.modules["__main__"].snakemake  # type: ignore[attr-defined]
 
 
-class Outputs(SimpleNamespace):
-    """Named outputs, by attribute and by key."""
+class Params(SimpleNamespace):
+    """Named params, by attribute and as pairs."""
+
+    def items(self) -> Any:
+        return vars(self).items()
+
+
+class Files(SimpleNamespace):
+    """Named inputs or outputs, by attribute, by key, and one after the other."""
 
     def __init__(self, paths: dict[str, Any]) -> None:
         super().__init__(**paths)
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        for paths in vars(self).values():
+            yield from [paths] if isinstance(paths, str) else paths
 
 
 def settings_of_rule(rule: str) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -69,6 +70,47 @@ class WorkflowCopy:
             check=False,
         )
 
+    @property
+    def jobs(self) -> Path:
+        """Where `in_forks` leaves one job of each rule: a script that runs in the folder by itself."""
+        return self.root / "jobs"
+
+    def in_forks(
+        self,
+        *arguments: str,
+        before: Sequence[str] = (),
+        python_path: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> subprocess.CompletedProcess[str]:
+        """As `snakemake`, but jobs do not import anew what they need (see forks.py); one at a time.
+
+        `before` goes before the command, `environment` is more of it.
+        """
+        own = self.environment(self.root / "src")
+        own["PYTHONPATH"] = os.pathsep.join([*map(str, filter(None, [python_path])), own["PYTHONPATH"]])
+        return subprocess.run(
+            [*before, sys.executable, str(REPOSITORY / "tests" / "forks.py"), str(self.jobs), *arguments],
+            cwd=self.root,
+            env=own | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+
+    def job(self, rule: str) -> subprocess.CompletedProcess[str]:
+        """The job of a rule that `in_forks` has kept, without Snakemake."""
+        return subprocess.run(
+            [sys.executable, str(self.jobs / f"{rule}.py")],
+            cwd=self.root,
+            env=self.environment(self.root / "src"),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
     def stale(self, *targets: str, **options: Any) -> dict[str, int]:
         """Jobs by rule that a dry run lists, of the study or of other targets."""
         run = self.snakemake("-n", *targets, **options)
@@ -82,9 +124,10 @@ class WorkflowCopy:
         return {rule: int(count) for rule, count in counts if rule not in ("all", *targets)}
 
     def results(self) -> dict[str, bytes]:
-        """Content of every result by its name."""
+        """Content of every result by its name; not what is recorded of them."""
         folder = self.root / "results"
-        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+        names = (str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
+        return {name: (folder / name).read_bytes() for name in names if not name.startswith("provenance/")}
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Replace a text that must occur."""

@@ -32,15 +32,17 @@ def write_bytes(content: bytes, path: str | Path) -> None:
 @contextmanager
 def workspace(path: Path) -> Iterator[Path]:
     """A private folder beside `path`: the same file system, so that the last step is one atomic rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.{socket.gethostname()}.{os.getpid()}.", dir=path.parent))
+    work = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.{socket.gethostname()}.{os.getpid()}.", dir=path.parent))
         yield work
     except OSError as error:
         raise LaglensError(f"{path}: cannot be written: {one_line(error)}; nothing was left behind") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _remove_abandoned(path: Path) -> None:
