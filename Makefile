@@ -4,6 +4,7 @@
 # make lint    style, types, and the workflow's own checks
 # make docs    write the generated parts of docs/ again
 # make lock    resolve envs/requirements.in afresh into envs/lock.txt and envs/laglens.yaml
+# make sbom    list every locked package with its licence in envs/sbom.json (CycloneDX)
 # make clean   delete results, logs and caches; `make distclean` deletes .venv too
 #
 # CORES=8 make            use 8 cores (default 4)
@@ -16,7 +17,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := study
-.PHONY: study setup test bench lint docs lock clean distclean
+.PHONY: study setup test bench lint docs lock sbom clean distclean
 .DELETE_ON_ERROR:
 
 study: setup
@@ -42,6 +43,9 @@ docs: setup
 lock: setup
 	@$(BIN)/python envs/make_lock.py
 	@$(BIN)/python envs/make_conda.py
+
+sbom: setup
+	@$(BIN)/python envs/make_sbom.py
 
 clean:
 	rm -rf results logs benchmarks/results .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """The pins: complete, without surplus, the same in every form, and enough for what is imported."""
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -17,6 +18,7 @@ sys.path.insert(0, str(ROOT / "envs"))
 
 from make_conda import conda, pins  # noqa: E402
 from make_lock import lock  # noqa: E402
+from make_sbom import bill  # noqa: E402
 
 PLACES = ("tests", "scripts", "benchmarks", "envs", "docs")
 DISTRIBUTIONS = packages_distributions()
@@ -102,6 +104,25 @@ def test_conda_environment_is_made_from_the_lock():
     assert yaml.safe_load(text)["dependencies"][-1]["pip"] == pins(LOCK)
 
 
+def test_bill_of_materials_is_made_from_the_lock():
+    text = (ROOT / "envs/sbom.json").read_text("utf-8")
+    written = json.loads(text)
+    made = bill(LOCK, PROJECT, (ROOT / "envs/requirements.in").read_text("utf-8"))
+    assert written == made, "run `make sbom`"
+    assert {part["name"]: part["version"] for part in written["components"]} == PINS
+    refs = {part["bom-ref"] for part in written["components"]}
+    below = {entry["ref"]: set(entry["dependsOn"]) for entry in written["dependencies"]}
+    assert set(below) == refs | {"laglens"} and set().union(*below.values()) <= refs
+    reached, waiting = set(), ["laglens"]
+    while waiting:
+        if (ref := waiting.pop()) not in reached:
+            reached.add(ref)
+            waiting += below[ref]
+    assert reached >= {f"pkg:pypi/{name}@{PINS[name]}" for name in ("torch", "pandas", "snakemake", "zarr")}
+    licensed = [part for part in written["components"] if part["licenses"]]
+    assert len(licensed) > 0.9 * len(refs)
+
+
 def test_every_rule_names_an_environment_that_exists():
     rules = {}
     for path in (ROOT / "rules").glob("*.smk"):
@@ -113,7 +134,16 @@ def test_every_rule_names_an_environment_that_exists():
 
 
 @pytest.mark.parametrize(
-    "path", ["envs/lock.txt", "envs/requirements.in", "envs/laglens.yaml", "pyproject.toml", "Makefile", ".ci/run"]
+    "path",
+    [
+        "envs/lock.txt",
+        "envs/requirements.in",
+        "envs/laglens.yaml",
+        "envs/sbom.json",
+        "pyproject.toml",
+        "Makefile",
+        ".ci/run",
+    ],
 )
 def test_no_package_address_is_baked_in(path):
     """People behind a mirror set their own; a baked-in address would override it."""
