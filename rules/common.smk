@@ -250,6 +250,7 @@ CATEGORIES = {
     "agreement": "4 Flow and attribution",
     "alignment": "4 Flow and attribution",
     "forecasts": "4 Flow and attribution",
+    "events": "2 Lags",
     "layers": "5 Models",
     "similarity": "5 Models",
     "training": "5 Models",
@@ -360,6 +361,7 @@ def targets():
             kinds += ["alignment"]
         if signal in EVENTFUL:
             kinds += ["events"]
+            yield from figure(f"{model}/{signal}/events")
         if model in SEEING:
             kinds += ["cls"]
         for kind in kinds:

@@ -91,6 +91,32 @@ rule draw_alignment:
         "../scripts/draw_alignment.py"
 
 
+rule draw_events:
+    input:
+        events="results/heads/{model}/{signal}.events.zarr.zip",
+        table="results/heads/{model}/{signal}.events.csv",
+    output:
+        figure=reported("{model}/{signal}/events", "events", signal="{signal}"),
+    log:
+        "logs/draw_events/{model}/{signal}.log",
+    benchmark:
+        "logs/draw_events/{model}/{signal}.tsv"
+    priority: 100
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(1000),
+        runtime=grown(10),
+    params:
+        spec=spec(confidence="lags.confidence", part="figures.part", dpi="figures.dpi"),
+        code=code("draw_events"),
+    message:
+        "Drawing the attention of {wildcards.model} to events of {wildcards.signal}"
+    script:
+        "../scripts/draw_events.py"
+
+
 rule draw_model:
     input:
         heads=signals_of("results/heads/{model}/{signal}.csv"),

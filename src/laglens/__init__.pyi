@@ -33,6 +33,7 @@ from .errors import LaglensError as LaglensError
 from .figures.agreement import draw_agreement as draw_agreement
 from .figures.alignment import draw_alignment as draw_alignment
 from .figures.comparison import draw_comparison as draw_comparison
+from .figures.events import draw_events as draw_events
 from .figures.evidence import draw_evidence as draw_evidence
 from .figures.flow import draw_flow as draw_flow
 from .figures.forecasts import draw_forecasts as draw_forecasts

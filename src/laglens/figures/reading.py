@@ -45,12 +45,17 @@ def stacks(tree: xr.DataTree, variable: str, what: str) -> dict[str, xr.Dataset]
     LaglensError
         No node holds it.
     """
-    names = sorted(tree.children, key=lambda name: STACKS.index(name) if name in STACKS else len(STACKS))
+    names = sorted(tree.children, key=stack_order)
     nodes = {name: tree[name].to_dataset() for name in names if variable in tree[name].data_vars}
     if not nodes:
         found = ", ".join(tree.children) or "none"
         raise LaglensError(f"the {what} has no node with {variable!r} (nodes: {found}); is it the right file?")
     return nodes
+
+
+def stack_order(name: str) -> int:
+    """Place of a stack among others: that of `STACKS`, then those of other names."""
+    return STACKS.index(name) if name in STACKS else len(STACKS)
 
 
 def require(dataset: Container[Any], names: Iterable[str], what: str) -> None:
@@ -68,7 +73,12 @@ def headline_part(nodes: dict[str, xr.Dataset], part: str = "auto") -> str:
     LaglensError
         The part asked for is in no node.
     """
-    found = {str(name) for node in nodes.values() for name in node["part"].values}
+    return headline_of((name for node in nodes.values() for name in node["part"].values), part)
+
+
+def headline_of(parts: Iterable[object], part: str = "auto") -> str:
+    """As `headline_part`, of the names of parts alone."""
+    found = {str(name) for name in parts}
     if part == "auto":
         return next(name for name in (*HEADLINE, *sorted(found)) if name in found)
     if part not in found:

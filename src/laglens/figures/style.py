@@ -189,6 +189,14 @@ def limits(values: np.ndarray, percentiles: tuple[float, float]) -> tuple[float,
     return (low, high) if high > low else (low, low + max(abs(low), 1e-12))
 
 
+def page(bottom: float, note: str, title: str, subtitle: str, *, room: float = WIDTH - 0.4) -> Figure:
+    """Figure with its title on top (`room` inches of it) and its caption from `bottom` inches downwards."""
+    figure = new_figure(bottom + caption_height(note, WIDTH - 0.4))
+    write_title(figure, title, subtitle, room)
+    caption(figure, 0.2, bottom, note, WIDTH - 0.4)
+    return figure
+
+
 def explain(title: str, subtitle: str, reason: str) -> Figure:
     """Figure of words alone: why there is nothing to draw."""
     room = WIDTH - 0.4

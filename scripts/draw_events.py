@@ -1,0 +1,21 @@
+"""Draw how much attention events of the signal get, beside the same tokens without one."""
+
+from pathlib import Path
+
+from laglens.figures.events import draw_events
+from laglens.figures.style import render
+from laglens.job import job
+from laglens.store import read_table, read_tree, write_bytes
+
+with job() as snakemake:
+    spec, names = snakemake.params.spec, snakemake.wildcards
+    figure = draw_events(
+        read_table(snakemake.input.table, empty=True),
+        read_tree(snakemake.input.events),
+        {"part": spec["part"]},
+        confidence=spec["confidence"],
+        title=names.signal,
+        subtitle=names.model,
+    )
+    for path in snakemake.output.figure:
+        write_bytes(render(figure, Path(path).suffix[1:], spec["dpi"]), path)
