@@ -247,6 +247,7 @@ CATEGORIES = {
     "mosaic": "2 Lags",
     "comparison": "3 Comparisons",
     "flow": "4 Flow and attribution",
+    "arcs": "4 Flow and attribution",
     "agreement": "4 Flow and attribution",
     "alignment": "4 Flow and attribution",
     "forecasts": "4 Flow and attribution",
@@ -366,7 +367,7 @@ def targets():
             kinds += ["cls"]
         for kind in kinds:
             yield f"results/heads/{model}/{signal}.{kind}.csv"
-        for name in ("head_sheet", "mosaic", "lag_strip", "flow", "similarity"):
+        for name in ("head_sheet", "mosaic", "lag_strip", "flow", "arcs", "similarity"):
             yield from figure(f"{model}/{signal}/{name}")
     for model in dict.fromkeys(model for model, _ in STUDY.pairs):
         yield from figure(f"{model}/layers")

@@ -11,6 +11,7 @@ rule draw_run:
         mosaic=reported("{model}/{signal}/mosaic", "mosaic", signal="{signal}"),
         lag_strip=reported("{model}/{signal}/lag_strip", "lag_strip", signal="{signal}"),
         flow=reported("{model}/{signal}/flow", "flow", signal="{signal}"),
+        arcs=reported("{model}/{signal}/arcs", "arcs", signal="{signal}"),
         similarity=reported(
             "{model}/{signal}/similarity", "similarity", signal="{signal}"
         ),

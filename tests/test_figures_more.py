@@ -13,6 +13,7 @@ from laglens.attribution.agreement import agree_with_attention
 from laglens.errors import LaglensError
 from laglens.figures.agreement import draw_agreement
 from laglens.figures.alignment import draw_alignment, ridge
+from laglens.figures.arcs import draw_arcs, strongest_arcs
 from laglens.figures.bands import by_time, forecasting_rows
 from laglens.figures.evidence import draw_evidence
 from laglens.figures.flow import draw_flow
@@ -22,6 +23,7 @@ from laglens.figures.run import draw_run
 from laglens.figures.similarity import draw_similarity
 from laglens.figures.style import render
 from laglens.flow.rollout import roll_out
+from laglens.flow.trace import trace_back
 from laglens.heads.measure import measure_heads
 from laglens.heads.table import heads_table
 
@@ -107,6 +109,36 @@ def test_without_horizon_tokens_the_rows_read_for_the_forecast_are_taken():
     np.testing.assert_array_equal(np.flatnonzero(forecasting_rows(node)), [node.sizes["query"] - 1])
 
 
+# -- arcs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_planted_lag_is_the_arc_of_the_layer(time):
+    # Of the first head alone: its queries look 24 samples, 6 tokens, back.
+    node = time["encoder"].to_dataset(inherit=False)
+    one = xr.DataTree.from_dict({"/": time.to_dataset(inherit=False), "/encoder": node.isel(head=[0])})
+    trace = trace_back(one, sample=1)
+    assert trace.attrs["token"] == 23 and trace.attrs["time"] == node["query_time"].values[-1]
+    last = strongest_arcs(trace, 5)[-1]
+    assert (last["query"][0], last["key"][0]) == (23, 17)
+    figure = draw_arcs(trace, one, {"window": 1})
+    (axes,) = axes_named(figure, "arcs")
+    (arcs,) = [found for found in axes.collections if found.get_gid() == "arcs"]
+    strong = max(arcs.get_linewidths())
+    ends = [(line[0], line[-1]) for line, width in zip(arcs.get_segments(), arcs.get_linewidths(), strict=True)]
+    assert ([trace["key_time"][17], 1], [trace["key_time"][23], 2]) in [(list(a), list(b)) for a, b in ends]
+    assert strong == pytest.approx(6 * np.sqrt(trace["passed"].max()), rel=1e-3)
+    assert "no null" in words(figure)
+
+
+def test_arcs_start_at_the_chosen_time_and_without_such_a_token_the_reason_is_drawn():
+    tree, lags = pair()
+    flow = roll_out(tree)
+    chosen = draw_run(tree, lags, {"traced_time": 30}, flow=flow)["arcs"]
+    (mark,) = lines(axes_named(chosen, "arcs")[0], "chosen")
+    assert mark.get_xdata()[0] == 29.5
+    assert "no token covers time 500" in words(draw_run(tree, lags, {"traced_time": 500}, flow=flow)["arcs"])
+
+
 # -- agreement --------------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +219,8 @@ def test_text_is_never_clipped_and_never_overlaps(options):
     named = {"title": LONG, "subtitle": LONG}
     table = heads_table(measure_heads(tree))
     figures = [draw_layers({f"{LONG}{i}": table for i in range(9)}, **named), draw_layers({"a": table}, **named)]
-    figures += [draw_run(tree, lags, flow=roll_out(tree), **named)["flow"]]
+    run = draw_run(tree, lags, flow=roll_out(tree), **named)
+    figures += [run["flow"], run["arcs"]]
     agreement = attributed(tree)
     effects, table = knock_out(periods=(24.0,))
     evidence = draw_evidence(verdicts(), effects, table, agreement, tree, **named)

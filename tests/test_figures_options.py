@@ -87,6 +87,7 @@ def test_defaults_are_those_of_the_config():
         ),
         ({"part": "cross"}, "figures.part 'cross' is not in the lags; there are"),
         ({"window": 7}, r"figures.window is 7, but there are 3 windows \(0 to 2\)"),
+        ({"traced_time": -1}, "figures.traced_time is -1; it must be 'auto' or a time in samples"),
         ({"formats": ["gif"]}, "figures.formats is .*; it must be some of png, svg, pdf"),
     ],
 )

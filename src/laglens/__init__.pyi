@@ -32,6 +32,7 @@ from .attribution.truth import score_truth as score_truth
 from .errors import LaglensError as LaglensError
 from .figures.agreement import draw_agreement as draw_agreement
 from .figures.alignment import draw_alignment as draw_alignment
+from .figures.arcs import draw_arcs as draw_arcs
 from .figures.comparison import draw_comparison as draw_comparison
 from .figures.events import draw_events as draw_events
 from .figures.evidence import draw_evidence as draw_evidence
@@ -54,6 +55,7 @@ from .flow.lags import rollout_lags as rollout_lags
 from .flow.maximum import attention_flow as attention_flow
 from .flow.relevance import gradient_relevance as gradient_relevance
 from .flow.rollout import roll_out as roll_out
+from .flow.trace import trace_back as trace_back
 from .heads.alignment import align_heads as align_heads
 from .heads.alignment import alignment_error as alignment_error
 from .heads.alignment import alignment_table as alignment_table

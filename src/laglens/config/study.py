@@ -196,6 +196,11 @@ class Figures(Section):
         "auto", description="query part that is drawn; auto: horizon->history, else readout->history"
     )
     window: int = Field(0, ge=0, description="window whose maps are drawn, counted from 0; profiles use all")
+    traced_time: float | Literal["auto"] = Field(
+        "auto",
+        description="time whose way through the layers is drawn as arcs, in input samples from the start of the "
+        "window; auto: the last forecast step",
+    )
     formats: list[Literal["png", "svg", "pdf"]] = Field(["png", "svg"], min_length=1, description="file formats")
     dpi: int = Field(200, ge=20, le=1200, description="dots per inch of PNG files and of maps inside SVG files")
 

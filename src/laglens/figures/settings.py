@@ -34,6 +34,9 @@ class FigureSettings:
         ``"auto"`` (the headline: horizon->history, else readout->history) or a query part of the lags tree.
     window
         Which window the maps show, counted from 0. Lag profiles always use all windows.
+    traced_time
+        Time of the window from which the arcs are followed, in input samples from its start; ``"auto"``: the last
+        forecast step.
     formats
         File formats to write: png, svg, pdf.
     dpi
@@ -48,6 +51,7 @@ class FigureSettings:
     heads: str | tuple[str, ...] = "auto"
     part: str = "auto"
     window: int = 0
+    traced_time: float | str = "auto"
     formats: tuple[str, ...] = ("png", "svg")
     dpi: int = 200
 
@@ -80,6 +84,8 @@ class FigureSettings:
         _check(0 <= self.top_overlay_percent <= 100, "top_overlay_percent", self.top_overlay_percent, "0 to 100")
         _check(heads_are_named, "heads", self.heads, "'auto' or a list such as ['encoder L00 H03']")
         _check(window_is_index, "window", self.window, "the index of a window, 0 or more")
+        timed = self.traced_time == "auto" or (isinstance(self.traced_time, int | float) and self.traced_time >= 0)
+        _check(timed, "traced_time", self.traced_time, "'auto' or a time in samples from the start of the window")
         _check(set(self.formats) <= set(FORMATS), "formats", list(self.formats), f"some of {', '.join(FORMATS)}")
         _check(self.dpi > 0, "dpi", self.dpi, "above 0")
 
