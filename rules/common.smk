@@ -249,9 +249,11 @@ CATEGORIES = {
     "flow": "4 Flow and attribution",
     "arcs": "4 Flow and attribution",
     "agreement": "4 Flow and attribution",
+    "density": "4 Flow and attribution",
     "alignment": "4 Flow and attribution",
     "forecasts": "4 Flow and attribution",
     "events": "2 Lags",
+    "class_token": "4 Flow and attribution",
     "layers": "5 Models",
     "similarity": "5 Models",
     "training": "5 Models",
@@ -349,7 +351,7 @@ def targets():
             stages += ["attribution"]
             yield f"results/lags/{model}/{signal}.verdicts.csv"
             yield f"results/attribution/{model}/{signal}.knock_out.csv"
-            for name in ("verdicts", "knock_out", "agreement", "forecasts"):
+            for name in ("verdicts", "knock_out", "agreement", "density", "forecasts"):
                 yield from figure(f"{model}/{signal}/{name}")
         if model in CROSSED:
             yield from figure(f"{model}/{signal}/alignment")
@@ -365,6 +367,7 @@ def targets():
             yield from figure(f"{model}/{signal}/events")
         if model in SEEING:
             kinds += ["cls"]
+            yield from figure(f"{model}/{signal}/class_token")
         for kind in kinds:
             yield f"results/heads/{model}/{signal}.{kind}.csv"
         for name in ("head_sheet", "mosaic", "lag_strip", "flow", "arcs", "similarity"):

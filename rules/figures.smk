@@ -2,6 +2,7 @@ rule draw_run:
     input:
         time="results/time/{model}/{signal}.zarr.zip",
         lags="results/lags/{model}/{signal}.zarr.zip",
+        curves="results/lags/{model}/{signal}.input.zarr.zip",
         flow="results/flow/{model}/{signal}.zarr.zip",
         similarity="results/heads/{model}/{signal}.similarity.zarr.zip",
     output:
@@ -46,6 +47,7 @@ rule draw_evidence:
         verdicts=reported("{model}/{signal}/verdicts", "verdicts", signal="{signal}"),
         knock_out=reported("{model}/{signal}/knock_out", "knock_out", signal="{signal}"),
         agreement=reported("{model}/{signal}/agreement", "agreement", signal="{signal}"),
+        density=reported("{model}/{signal}/density", "density", signal="{signal}"),
         forecasts=reported("{model}/{signal}/forecasts", "forecasts", signal="{signal}"),
     log:
         "logs/draw_evidence/{model}/{signal}.log",
@@ -116,6 +118,37 @@ rule draw_events:
         "Drawing the attention of {wildcards.model} to events of {wildcards.signal}"
     script:
         "../scripts/draw_events.py"
+
+
+rule draw_class_token:
+    input:
+        seen="results/heads/{model}/{signal}.cls.zarr.zip",
+    output:
+        figure=reported(
+            "{model}/{signal}/class_token", "class_token", signal="{signal}"
+        ),
+    log:
+        "logs/draw_class_token/{model}/{signal}.log",
+    benchmark:
+        "logs/draw_class_token/{model}/{signal}.tsv"
+    priority: 100
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(1000),
+        runtime=grown(10),
+    params:
+        spec=spec(
+            heads="models.{model}.drawn_heads",
+            window="figures.window",
+            dpi="figures.dpi",
+        ),
+        code=code("draw_class_token"),
+    message:
+        "Drawing the class token of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/draw_class_token.py"
 
 
 rule draw_model:

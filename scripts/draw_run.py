@@ -14,6 +14,7 @@ with job() as snakemake:
         read_tree(snakemake.input.lags),
         spec["figures"] | {"heads": spec["heads"]},
         flow=read_dataset(snakemake.input.flow),
+        curves=read_dataset(snakemake.input.curves),
         similarity=read_tree(snakemake.input.similarity),
         title=names.signal,
         subtitle=names.model,

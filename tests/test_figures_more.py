@@ -15,6 +15,7 @@ from laglens.figures.agreement import draw_agreement
 from laglens.figures.alignment import draw_alignment, ridge
 from laglens.figures.arcs import draw_arcs, strongest_arcs
 from laglens.figures.bands import by_time, forecasting_rows
+from laglens.figures.density import draw_density, pairs_of
 from laglens.figures.evidence import draw_evidence
 from laglens.figures.flow import draw_flow
 from laglens.figures.forecasts import draw_forecasts, window_errors
@@ -126,7 +127,7 @@ def test_a_planted_lag_is_the_arc_of_the_layer(time):
     strong = max(arcs.get_linewidths())
     ends = [(line[0], line[-1]) for line, width in zip(arcs.get_segments(), arcs.get_linewidths(), strict=True)]
     assert ([trace["key_time"][17], 1], [trace["key_time"][23], 2]) in [(list(a), list(b)) for a, b in ends]
-    assert strong == pytest.approx(6 * np.sqrt(trace["passed"].max()), rel=1e-3)
+    assert strong == pytest.approx(6 * float(np.sqrt(trace["passed"].max())), rel=1e-3)
     assert "no null" in words(figure)
 
 
@@ -208,6 +209,28 @@ def test_without_a_known_truth_no_window_is_called_worst(time):
     assert "Fewer than two windows have a known truth" in words(draw_forecasts(tree))
 
 
+# -- density ----------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_counted_where_attention_and_attribution_put_them(time):
+    node = time["encoder"].to_dataset(inherit=False)
+    one = xr.DataTree.from_dict({"/": time.to_dataset(inherit=False), "/encoder": node.isel(head=[0], layer=[0])})
+    agreement = attributed(one)  # the attribution of this head is its attention
+    pairs = pairs_of(agreement, one, "occlusion")
+    np.testing.assert_allclose(pairs.attention, pairs.attribution, rtol=1e-6)
+    assert len(pairs.attention) == 6 * 16 and pairs.attention.reshape(6, 16).mean(1) == pytest.approx(1)
+    figure = draw_density(agreement, one)
+    (axes,) = axes_named(figure, "density occlusion")
+    counts = axes.images[0].get_array().filled(0)
+    assert counts.sum() == 6 * 16
+    low, high = axes.get_xlim()
+    row, column = np.nonzero(counts)
+    x = low + (column + 0.5) * (high - low) / counts.shape[1]
+    y = np.add(axes.get_ylim()[0], (row + 0.5) * np.ptp(axes.get_ylim()) / counts.shape[0])
+    assert np.abs(x - y).max() < (high - low) / counts.shape[1] * 1.5  # on the rising diagonal
+    assert "r 1 [1, 1]" in words(figure)
+
+
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 
@@ -224,7 +247,7 @@ def test_text_is_never_clipped_and_never_overlaps(options):
     agreement = attributed(tree)
     effects, table = knock_out(periods=(24.0,))
     evidence = draw_evidence(verdicts(), effects, table, agreement, tree, **named)
-    assert list(evidence) == ["verdicts", "knock_out", "agreement", "forecasts"]
+    assert list(evidence) == ["verdicts", "knock_out", "agreement", "density", "forecasts"]
     figures += evidence.values()
     for figure in figures:
         assert_readable(figure)

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from figure_runs import CARD, LONG, axes_named, example_comparison, example_run, pair
+from figure_runs import CARD, LONG, axes_named, example_comparison, example_run, lines, pair
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from laglens.figures import times, truth
@@ -15,6 +15,7 @@ from laglens.figures.lag_strip import draw_lag_strip
 from laglens.figures.run import draw_run
 from laglens.figures.style import RC, fit, text_width
 from laglens.figures.training import draw_training
+from laglens.lags.inputs import curves_of_windows
 
 run = pytest.fixture(example_run, scope="module")
 comparison = pytest.fixture(example_comparison, scope="module")
@@ -113,6 +114,28 @@ def test_names_of_periods_and_lags():
     np.testing.assert_array_equal(known[0].multiples(70), [20, 40, 60])
 
 
+def test_what_the_input_repeats_stands_under_every_profile(run):
+    time, lags = run
+    curves = curves_of_windows(time)
+    figure = draw_head_sheet(time, lags, {"heads": ["encoder L00 H00", "encoder L01 H01"]}, curves=curves)
+    profiles, strips, powers = (axes_named(figure, name) for name in ("lags", "input auto", "input power"))
+    assert len(profiles) == len(strips) == len(powers) == 2
+    for profile, strip, power in zip(profiles, strips, powers, strict=True):
+        assert profile.get_xlim() == strip.get_xlim() == power.get_xlim()
+        as_is, averaged = (lines(strip, name)[0] for name in ("autocorrelation", "token_autocorrelation"))
+        np.testing.assert_array_equal(as_is.get_ydata(), curves["autocorrelation"])
+        np.testing.assert_array_equal(averaged.get_xdata(), curves["token_lag"])
+        (stems,) = [found for found in power.collections if found.get_gid() == "power"]
+        highest = max(stems.get_segments(), key=lambda stem: stem[1, 1])
+        assert 1 / highest[0, 0] == curves["frequency"][int(curves["power"].values.argmax())]
+        assert strip.get_xlabel() == profile.get_xlabel() == "" and power.get_xlabel() == "lag (hours)"
+    r = lags["encoder"]["acf_correlation"].sel(part="horizon->history", layer=1, head=1).item()
+    assert strips[1].texts[0].get_text() == f"r = {times.number(round(r, 2))}"
+    flat = curves.drop_vars(list(curves.data_vars)).assign_attrs(left_out="a straight line")
+    words = " ".join(text.get_text() for text in draw_head_sheet(time, lags, curves=flat).texts)
+    assert "a straight line" in words
+
+
 # -- nothing clips, nothing overlaps ----------------------------------------------------------------------------------
 
 
@@ -164,7 +187,8 @@ CASES = {
 def test_text_is_never_clipped_and_never_overlaps(options):
     readout = {"readout": "last"} if options.get("horizon_tokens") is False else {}
     time, lags = pair(samples=2, unit="hours", **options | readout)
-    for figure in draw_run(time, lags, {"top_overlay_percent": 1}, title=LONG, subtitle=f"{LONG} {LONG}").values():
+    named = {"curves": curves_of_windows(time), "title": LONG, "subtitle": f"{LONG} {LONG}"}
+    for figure in draw_run(time, lags, {"top_overlay_percent": 1}, **named).values():
         assert_readable(figure)
     if "history->history" in lags["encoder"]["part"]:
         assert_readable(draw_head_sheet(time, lags, {"part": "history->history"}, title="short"))

@@ -33,7 +33,9 @@ from .errors import LaglensError as LaglensError
 from .figures.agreement import draw_agreement as draw_agreement
 from .figures.alignment import draw_alignment as draw_alignment
 from .figures.arcs import draw_arcs as draw_arcs
+from .figures.class_token import draw_class_token as draw_class_token
 from .figures.comparison import draw_comparison as draw_comparison
+from .figures.density import draw_density as draw_density
 from .figures.events import draw_events as draw_events
 from .figures.evidence import draw_evidence as draw_evidence
 from .figures.flow import draw_flow as draw_flow

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from laglens.figures.agreement import draw_agreement
+from laglens.figures.density import draw_density
 from laglens.figures.forecasts import draw_forecasts
 from laglens.figures.knock_out import draw_knock_out
 from laglens.figures.verdicts import draw_verdicts
@@ -25,7 +26,7 @@ def draw_evidence(
     title: str = "",
     subtitle: str = "",
 ) -> dict[str, Figure]:
-    """Draw verdicts, knock-outs, agreement with attribution, and the worst and best forecasts of one run.
+    """Draw verdicts, knock-outs, attention against attribution, and the worst and best forecasts of one run.
 
     Parameters
     ----------
@@ -45,7 +46,8 @@ def draw_evidence(
     Returns
     -------
     dict
-        ``verdicts``, ``knock_out``, ``agreement``, ``forecasts``; see `laglens.figures.style.render` for their bytes.
+        ``verdicts``, ``knock_out``, ``agreement``, ``density``, ``forecasts``; see
+        `laglens.figures.style.render` for their bytes.
 
     Raises
     ------
@@ -57,5 +59,6 @@ def draw_evidence(
         "verdicts": draw_verdicts(verdicts, effects.attrs.get("signal", {}), confidence=confidence, **words),
         "knock_out": draw_knock_out(effects, effects_table, confidence=confidence, **words),
         "agreement": draw_agreement(agreement, **words),
+        "density": draw_density(agreement, time_tree, **words),
         "forecasts": draw_forecasts(time_tree, agreement, **words),
     }

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from laglens.figures import lag_panel, truth
+from laglens.figures import input_panel, lag_panel, truth
 from laglens.figures.heatmap import (
     Window,
     draw_border,
@@ -67,6 +67,7 @@ def draw_head_sheet(
     lags_tree: xr.DataTree,
     settings: Mapping[str, Any] | FigureSettings | None = None,
     *,
+    curves: xr.Dataset | None = None,
     title: str = "",
     subtitle: str = "",
 ) -> Figure:
@@ -80,6 +81,8 @@ def draw_head_sheet(
         Profiles: nodes with ``ratio``, ``band``, ``limit`` over ``(part, layer, head, lag)``.
     settings
         The ``figures`` section of the config.
+    curves
+        From `laglens.lags.inputs.input_curves`: what the input repeats by itself is drawn under each profile.
     title, subtitle
         What was drawn: signal and model.
 
@@ -98,7 +101,7 @@ def draw_head_sheet(
     heads = choose_heads({name: beyond_limit(node) for name, node in lag_nodes.items()}, settings.heads)
     maps = [head.of(attention_map(nodes[head.node], settings.window)) * 100 for head in heads]
     profiles = [head.of(lag_nodes[head.node]) for head in heads]
-    sheet = _Sheet(time_tree, lag_nodes, part, settings)
+    sheet = _Sheet(time_tree, lag_nodes, part, settings, curves)
     with look():
         note = sheet.note(len(heads), sum(node.sizes["layer"] * node.sizes["head"] for node in lag_nodes.values()))
         figure = new_figure(HEADER + ROW * len(heads) + 0.54 + caption_height(note, WIDTH - 0.4))
@@ -119,11 +122,19 @@ def draw_head_sheet(
 class _Sheet:
     """What all rows of one sheet share."""
 
-    def __init__(self, tree: xr.DataTree, lags: dict[str, xr.Dataset], part: str, settings: FigureSettings) -> None:
+    def __init__(
+        self,
+        tree: xr.DataTree,
+        lags: dict[str, xr.Dataset],
+        part: str,
+        settings: FigureSettings,
+        curves: xr.Dataset | None,
+    ) -> None:
         first = next(iter(lags.values()))
         self.tree, self.part, self.settings, self.attrs = tree, part, settings, first.attrs
         self.signal = tree.attrs.get("signal", {})
         self.unit = TimeUnit.of(self.signal)
+        self.curves = curves
         self.samples_per_token = float(first.attrs.get("samples_per_token", 1))
         self.known = truth.rhythms(first.attrs.get("periods", ()), [self.signal.get("truth", {})], part)
         self.window = Window.of(tree, settings.window)
@@ -170,12 +181,19 @@ class _Sheet:
     def draw_lags(self, figure: Figure, top: float, head: Head, profile: xr.Dataset, ends: tuple[float, float]) -> None:
         tiers = truth.TIER * min(len(self.known), truth.ROWS)
         shift = 0.3
-        place_at = (LAG_LEFT, top + ROW_HEADER - shift + tiers, LAG_WIDTH, MAP + shift - tiers)
+        beneath = input_panel.HEIGHT if input_panel.is_known(self.curves) else 0.0
+        place_at = (LAG_LEFT, top + ROW_HEADER - shift + tiers, LAG_WIDTH, MAP + shift - tiers - beneath)
         axes = place(figure, *place_at, label=f"lags {head.label}")
         lag_panel.style_ratio_axis(axes, ends)
         lag_panel.style_lag_axes(axes, profile["lag"].values, self.unit, self.known)
         lag_panel.draw_profile(axes, profile)
         truth.mark_rhythms(axes, self.known)
+        if beneath and self.curves is not None:
+            axes.tick_params(axis="x", labelbottom=False)
+            axes.set_xlabel("")
+            correlation = float(profile["acf_correlation"]) if "acf_correlation" in profile else None
+            at = (LAG_LEFT, top + ROW_HEADER + MAP - beneath + input_panel.GAP, LAG_WIDTH)
+            input_panel.draw_input(figure, *at, self.curves, profile["lag"].values, self.unit, self.known, correlation)
         arrow = self.part.replace("->", " → ")
         write(figure, LAG_LEFT, top + 0.12, arrow, fontweight="bold", fontsize=LABEL + 1)
         write(figure, LAG_LEFT, top + 0.27, self._finding(profile), room=LAG_WIDTH, fontsize=SMALL, color=MUTED)
@@ -213,6 +231,7 @@ class _Sheet:
             f"{self.settings.robust_percentiles[0]:g} and {self.settings.robust_percentiles[1]:g} % points. "
             f"Lag profiles: mean of {self.attrs['n_windows']} windows; null: {null_sentence(self.attrs)}. "
             f"{truth.describe(self.known, self.unit, self.samples_per_token)}"
+            f"{input_panel.describe(self.curves, self.unit)}"
         )
 
 

@@ -181,7 +181,7 @@ def draw_colour_bar(
     low, middle, high = (float(x) for x in norm.inverse(np.array([0, 0.5, 1])))
     bar.ax.xaxis.set_major_locator(FixedLocator([low, middle, high]))
     bar.ax.xaxis.set_minor_locator(NullLocator())
-    start = f"≤{number(_two(low))}" if abs(low) > 1e-3 * high else "0"
+    start = f"{'≤' if cut else ''}{number(_two(low))}" if abs(low) > 1e-3 * high else "0"
     bar.ax.set_xticklabels([start, number(_two(middle)), f"{'≥' if cut else ''}{number(_two(high))}"], fontsize=SMALL)
     write(figure, left + width, top - 0.04, label, ha="right", fontsize=SMALL, color=MUTED)
     return bar.ax

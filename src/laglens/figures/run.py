@@ -28,6 +28,7 @@ def draw_run(
     *,
     flow: xr.Dataset | None = None,
     similarity: xr.DataTree | None = None,
+    curves: xr.Dataset | None = None,
     title: str = "",
     subtitle: str = "",
 ) -> dict[str, Figure]:
@@ -43,6 +44,8 @@ def draw_run(
         From `laglens.flow.rollout.roll_out`; without it that figure and the arcs are left out.
     similarity
         From `laglens.heads.similarity.compare_heads`; likewise.
+    curves
+        From `laglens.lags.inputs.input_curves`, for the head sheet.
     title, subtitle
         What was drawn: signal and model.
 
@@ -61,7 +64,7 @@ def draw_run(
     figures = {
         "lag_strip": draw_lag_strip(lags_tree, settings, title=title, subtitle=subtitle),
         "mosaic": draw_mosaic(time_tree, lags_tree, settings, title=title, subtitle=subtitle),
-        "head_sheet": draw_head_sheet(time_tree, lags_tree, settings, title=title, subtitle=subtitle),
+        "head_sheet": draw_head_sheet(time_tree, lags_tree, settings, curves=curves, title=title, subtitle=subtitle),
     }
     if flow is not None:
         figures["flow"] = draw_flow(flow, time_tree, settings, title=title, subtitle=subtitle)

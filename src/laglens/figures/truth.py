@@ -104,8 +104,8 @@ def describe(known: Sequence[Rhythm], unit: TimeUnit, samples_per_token: float) 
     return f"True periods, with their multiples: {', '.join(values)}{token}."
 
 
-def mark_rhythms(axes: Axes, known: Sequence[Rhythm], *, colour: str = MUTED) -> None:
-    """Thin dotted lines at the lags the truth predicts, named above the axes; one row of names per period."""
+def mark_rhythms(axes: Axes, known: Sequence[Rhythm], *, colour: str = MUTED, named: bool = True) -> None:
+    """Thin dotted lines at the lags the truth predicts, `named` above the axes: one row of names per period."""
     low, high = axes.get_xlim()
     inches = axes.get_position().width * axes.figure.get_size_inches()[0] / (high - low)  # per sample
     for row, rhythm in enumerate(known[:ROWS]):
@@ -122,7 +122,7 @@ def mark_rhythms(axes: Axes, known: Sequence[Rhythm], *, colour: str = MUTED) ->
                 axes.axvline(sign * lag, color=line, **DOTTED)
                 label = rhythm.label(multiple)
                 half = text_width(label, SMALL) / 2 / inches
-                if lag - half >= free:
+                if named and lag - half >= free:
                     _name(axes, sign * lag, row, label, FAINT if faint else MUTED)
                     free = lag + half + 0.05 / inches
 
