@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from laglens.attribution.lags import attribution_lags, mean_and_sd
 from laglens.errors import LaglensError
@@ -126,6 +125,8 @@ def spearman_pairs(first: Array, second: Array) -> Array:
 
 def _standard_ranks(rows: Array) -> Array:
     """Ranks with mean 0 and length 1: (..., token) -> (..., token)."""
+    from scipy.stats import rankdata  # as slow to import as all else here together, which figures need not pay
+
     ranks = rankdata(rows, axis=-1, nan_policy="propagate")
     ranks = ranks - ranks.mean(-1, keepdims=True)
     length = np.sqrt((ranks**2).sum(-1, keepdims=True))

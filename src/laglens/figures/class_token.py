@@ -18,7 +18,7 @@ from laglens.errors import LaglensError
 from laglens.figures.bands import by_time, draw_bands, label_time
 from laglens.figures.heatmap import draw_colour_bar
 from laglens.figures.lag_panel import draw_legend
-from laglens.figures.reading import Head, all_heads, require, stacks
+from laglens.figures.reading import Head, all_heads, edges, require, stacks
 from laglens.figures.settings import FigureSettings
 from laglens.figures.style import (
     FAINT,
@@ -127,10 +127,11 @@ def draw_class_token(
             draw_picture(axes, shown["picture"], one, norm)
             width = WIDTH - 0.2 - SERIES_LEFT
             upper = place(figure, SERIES_LEFT, top, width, height - BAND, label=f"series {row}")
-            _draw_series(upper, shown["series"].values[:history], one)
+            span = (-0.5, max(history - 0.5, float(edges(one.times)[-1])))
+            _draw_series(upper, shown["series"].values[:history], one, span)
             below = place(figure, SERIES_LEFT, top + height - BAND, width, BAND, label=f"in time {row}")
             draw_bands(below, one.in_time[None], one.times, [""], Normalize(0, one.in_time.max()), history)
-            below.set_xlim(-0.5, history - 0.5)
+            below.set_xlim(span)
             label_time(below, unit, window_dates(class_tree, settings.window))
             if row < len(looks) - 1:
                 below.tick_params(axis="x", labelbottom=False)
@@ -167,8 +168,9 @@ def draw_picture(axes: Axes, picture: xr.DataArray, seen: Look, norm: Normalize)
                 (0, columns, 0, rows), aspect="auto")  # fmt: skip
     y, x = (_borders(seen.node[f"{axis}_pixel"].values) for axis in ("row", "column"))
     extent = (x[0], x[-1], y[-1], y[0]) if origin == "upper" else (x[0], x[-1], y[0], y[-1])
-    # Where nothing is looked at the picture stays as it is.
-    alpha = 0.15 + 0.7 * np.sqrt(norm(seen.picture))
+    # Patches that get no more than uniform attention stay as they are.
+    even = float(seen.picture.mean())
+    alpha = 0.9 * np.sqrt(np.clip((seen.picture - even) / max(float(norm.vmax or 1) - even, 1e-12), 0, 1))
     axes.imshow(seen.picture, norm=norm, cmap=SEQUENTIAL, alpha=alpha, origin=origin, extent=extent, aspect="auto")
     axes.set(xlim=(0, columns), ylim=(rows, 0) if origin == "upper" else (0, rows))
     row, column = np.unravel_index(np.argsort(-seen.picture, axis=None, kind="stable")[:PEAKS], seen.picture.shape)
@@ -185,9 +187,9 @@ def _borders(centres: np.ndarray) -> np.ndarray:
     return np.append(centres, centres[-1] + step) + 0.5 - step / 2
 
 
-def _draw_series(axes: Axes, series: np.ndarray, seen: Look) -> None:
+def _draw_series(axes: Axes, series: np.ndarray, seen: Look, span: tuple[float, float]) -> None:
     axes.plot(np.arange(len(series)), series, color=INK, linewidth=0.9)
-    axes.set_xlim(-0.5, len(series) - 0.5)
+    axes.set_xlim(span)
     axes.margins(y=0.18)
     strongest = seen.times[np.argsort(-seen.in_time, kind="stable")[:PEAKS]]
     for time in strongest:
@@ -228,7 +230,7 @@ def _note(looks: Sequence[Look], window: int, windows: int, heads: int) -> str:
     times = number(float(f"{most:.2g}"))
     return (
         f"Window {window + 1} of {windows}. Left: the picture of the history that the model sees, in grey, and over it "
-        "the attention of the class token to each patch, one colour scale. Right: the same added up by the time of the "
+        "the attention of the class token where it is more than uniform, one colour scale. Right: the same added up by the time of the "
         f"patches, each band on its own scale, under the series. a: mean of the last layer; below: "
         f"{len(looks) - 1} of {heads} heads with the sharpest peaks, or those asked for. The brightest patch gets "
         f"{times} times what uniform attention would give. There is no null: a class token may look at the same place "
