@@ -230,8 +230,8 @@ def _note(looks: Sequence[Look], window: int, windows: int, heads: int) -> str:
     times = number(float(f"{most:.2g}"))
     return (
         f"Window {window + 1} of {windows}. Left: the picture of the history that the model sees, in grey, and over it "
-        "the attention of the class token where it is more than uniform, one colour scale. Right: the same added up by the time of the "
-        f"patches, each band on its own scale, under the series. a: mean of the last layer; below: "
+        "the attention of the class token where it is more than uniform, one colour scale. Right: the same added up by "
+        "the time of the patches, each band on its own scale, under the series. a: mean of the last layer; below: "
         f"{len(looks) - 1} of {heads} heads with the sharpest peaks, or those asked for. The brightest patch gets "
         f"{times} times what uniform attention would give. There is no null: a class token may look at the same place "
         "whatever the series."
