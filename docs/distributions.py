@@ -1,8 +1,9 @@
-"""Write docs/distributions.md and its figure from results: ``python docs/distributions.py six_kinds``."""
+"""Write docs/distributions.md and its figures from results: ``python docs/distributions.py corrected``."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -11,62 +12,146 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from laglens.heads.distributions import MEASURES, TRAINED, UNTRAINED
+from laglens.heads.distributions import MEASURES, TRAINED, UNTRAINED, converged
+from laglens.heads.questions import QUESTIONS, Question
 
 ROOT = Path(__file__).parents[1]
-PAGE, PICTURE = ROOT / "docs/distributions.md", ROOT / "docs/images/distributions.png"
+PAGE, PICTURES = ROOT / "docs/distributions.md", ROOT / "docs/images"
 RESULTS = Path("results/distributions")
+OF_EVENTS = ("excess", "excess_early", "excess_late")
+# What an effect above 0, below 0, and neither says.
+READINGS = {
+    "spikes": (
+        "Heads that forecast look at a spike more than at the same token of a window without one",
+        "Heads that forecast look away from spikes",
+        "No reaction to spikes was found",
+    ),
+    "outliers": (
+        "Heads that forecast look at an outlier more than at the same token of a window without one",
+        "Heads that forecast look away from outliers",
+        "No reaction to outliers was found",
+    ),
+    "persistence": (
+        "On persistent series heads look farther back than on returns without memory",
+        "On persistent series heads look nearer than on returns without memory, as persistence asks for",
+        "Heads look as far back on persistent series as on returns without memory: they treat both alike",
+    ),
+    "skill": (
+        "Persistent series are forecast better than by their last value or mean",
+        "Persistent series are forecast worse than by the better of last value and mean",
+        "Persistent series are forecast as well as by the better of last value and mean, and no better",
+    ),
+    "turbulence": (
+        "Attention concentrates on turbulent periods",
+        "Attention avoids turbulent periods",
+        "No concentration on turbulent periods was found",
+    ),
+    "regimes": (
+        "Heads look at a change of regime while it is new",
+        "Heads look away from a change of regime while it is new",
+        "No attention to a new change of regime was found",
+    ),
+    "recovery": (
+        "Long after a change of regime heads still look at it",
+        "Long after a change of regime heads avoid it",
+        "Long after a change of regime its token is one like any other: the models have recovered, or never reacted",
+    ),
+    "stationarity": (
+        "Attention is more concentrated on stationary series",
+        "Attention is less concentrated on stationary series",
+        "Attention is as concentrated on stationary as on drifting series",
+    ),
+    "predictability": (
+        "Attention is more concentrated on series with a pattern",
+        "Attention is less concentrated on series with a pattern",
+        "Attention is as concentrated on series with a pattern as on those without",
+    ),
+}
 INTRODUCTION = """\
 Made by `docs/distributions.py` from `results/distributions/{name}*.csv`; [heads](heads.md#kinds-of-series) says what
-the measures are. Intervals are Student's over seeds: they hold for these series and other trainings."""
+the measures are. {n_seeds} trainings of one model on each of {n_series} series, and the same model with random weights.
+**The seed is the yardstick**: an effect is given with Student's interval over seeds, and in standard deviations between
+trainings of one series. It holds for these series and other trainings; other series of the same kind may differ."""
 SPREAD = """\
-One-way analysis of variance: do series differ more than trainings of one series? p is not corrected for the number of
-measures."""
+Do series differ more than trainings of one series? One-way analysis of variance; p is not corrected for the {n} lines.
+Where F is near 1, the measure says nothing about the kind of series."""
+CONVERGENCE = """\
+All trainings stop by one rule: no better validation error for as many epochs as `patience` says. {plateau} of {total}
+did; {left_out}. They are compared at their best epoch. Series differ in when it comes and in what there is to gain, and
+this is theirs; the tables above have both beside each effect."""
 COLOURS = {TRAINED: "#1f6f8b", UNTRAINED: "#9a9a9a"}
-
-
-def draw(values: pd.DataFrame, answers: pd.DataFrame) -> Figure:
-    """Every training as a dot, and every effect with its interval."""
-    figure = Figure(
-        figsize=(9, 0.34 * len(values["signal"].unique()) + 0.3 * len(answers) / 2 + 1.2), layout="constrained"
-    )
-    left, right = figure.subplots(1, 2)
-    _draw_values(left, values)
-    _draw_answers(right, answers)
-    return figure
 
 
 def page(name: str, values: pd.DataFrame, answers: pd.DataFrame, spread: pd.DataFrame) -> str:
     """The page, in Markdown."""
     trained = values[values["group"] == TRAINED]
-    plateau = f"{int(trained['plateau'].sum())} of {len(trained)}"
+    sizes = {"n_seeds": trained["seed"].nunique(), "n_series": values["signal"].nunique()}
     parts = [
-        ["# Kinds of series", INTRODUCTION.format(name=name)],
-        ["![Each training as a dot, and each effect with its interval](images/distributions.png)"],
+        ["# Kinds of series", INTRODUCTION.format(name=name, **sizes)],
+        [f"![Every effect with its interval](images/distributions_{name}.png)"],
+        *(_section(name, question, answers) for question in _asked(answers)),
         [
-            "## Answers",
-            _table(["question", "group", "effect", "95 %", "in seed sd", "seeds", "answer"], _answers(answers)),
+            "## Series against seeds",
+            SPREAD.format(n=len(spread)),
+            _table(["measure", "group", "F", "p"], _spread(spread)),
         ],
-        ["## Series against seeds", SPREAD, _table(["measure", "group", "F", "p"], _spread(spread))],
-        ["## Convergence", f"{plateau} trainings stopped before the most epochs allowed. By series, for each seed:"],
-        [_table(["series", "best epoch", "validation loss", "skill"], _convergence(trained))],
+        ["## Convergence", _of_convergence(trained)],
+        [_table(["series", "best epoch", "validation loss", "gain over random weights", "skill"], _by_series(trained))],
     ]
     return "\n\n".join(block for part in parts for block in part) + "\n"
 
 
-def _answers(answers: pd.DataFrame) -> list[list[str]]:
-    return [
+def _asked(answers: pd.DataFrame) -> list[Question]:
+    return [question for question in QUESTIONS if question.name in set(answers["question"])]
+
+
+def _section(name: str, question: Question, answers: pd.DataFrame) -> list[str]:
+    ours = answers[answers["question"] == question.name]
+    header = ["", "effect", "interval", "in seed sd", "seeds", "best epoch", "gain"]
+    rows = [
         [
-            row["text"],
             row["group"],
             f"{row['effect']:.3f}",
             "-" if np.isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}",
             "-" if np.isnan(row["in_seed_sd"]) else f"{row['in_seed_sd']:.1f}",
-            str(row["n_seeds"]),
-            row["answer"],
+            f"{row['n_seeds']}" + (f" ({row['n_left_out']} left out)" if row["n_left_out"] else ""),
+            _both(row["best_epoch"], row["other_best_epoch"], ".0f"),
+            _both(100 * row["gain"], 100 * row["other_gain"], ".0f", " %"),
         ]
-        for row in answers.to_dict("records")
+        for row in ours.to_dict("records")
     ]
+    against = f" minus {_listed(question.theirs)}" if question.theirs else ""
+    measured = f"Measured: {MEASURES[question.measure]}; {_listed(question.ours)}{against}."
+    picture = f"![{question.text}](images/distributions_{name}_{question.name}.png)"
+    return [f"## {question.text}", _in_words(question, ours), _table(header, rows), measured, picture]
+
+
+def _in_words(question: Question, answers: pd.DataFrame) -> str:
+    groups = answers.set_index("group")
+    more, less, none = READINGS[question.name]
+    if TRAINED not in groups.index or not np.isfinite(groups.loc[TRAINED, "low"]):
+        return "**Too few trainings reached their plateau to say.**"
+    row = groups.loc[TRAINED]
+    said = more if row["low"] > 0 else less if row["high"] < 0 else none
+    text = f"**{said}**: {row['effect']:.3f} ({row['low']:.3f} to {row['high']:.3f})."
+    if UNTRAINED in groups.index and question.measure != "skill":
+        other = groups.loc[UNTRAINED, "effect"]
+        learned = not row["low"] <= other <= row["high"]
+        text += f" With random weights it is {other:.3f}, " + (
+            "outside that interval: training made the difference."
+            if learned
+            else "inside that interval: the difference was there before any training."
+        )
+    return text
+
+
+def _listed(generators: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in generators)
+
+
+def _both(ours: float, theirs: float, form: str, unit: str = "") -> str:
+    values = [f"{value:{form}}{unit}" for value in (ours, theirs) if np.isfinite(value)]
+    return " / ".join(values) or "-"
 
 
 def _spread(spread: pd.DataFrame) -> list[list[str]]:
@@ -76,32 +161,29 @@ def _spread(spread: pd.DataFrame) -> list[list[str]]:
     ]
 
 
-def _convergence(trained: pd.DataFrame) -> list[list[str]]:
-    rows = []
-    for signal, ours in trained.groupby("signal", sort=False):
-        columns = [
-            ", ".join(f"{value:.3g}" for value in ours[key]) for key in ("best_epoch", "validation_loss", "skill")
-        ]
-        rows.append([f"`{signal}`", *columns])
-    return rows
+def _of_convergence(trained: pd.DataFrame) -> str:
+    late = trained[~trained["plateau"]]
+    names = ", ".join(f"`{row.model}` on `{row.signal}`" for row in late.itertuples())
+    left_out = f"left out of every answer: {names}" if len(late) else "none is left out"
+    return CONVERGENCE.format(plateau=int(trained["plateau"].sum()), total=len(trained), left_out=left_out)
+
+
+def _by_series(trained: pd.DataFrame) -> list[list[str]]:
+    keys = ("best_epoch", "validation_loss", "gain", "skill")
+    return [
+        [f"`{signal}`", *(", ".join(f"{value:.3g}" for value in ours[key]) for key in keys)]
+        for signal, ours in trained.groupby("signal", sort=False)
+    ]
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
 
 
-def _draw_values(axes: Axes, values: pd.DataFrame) -> None:
-    names = list(dict.fromkeys(values["signal"]))
-    for group, ours in values.groupby("group", sort=False):
-        places = [names.index(name) + (0.15 if group == UNTRAINED else -0.15) for name in ours["signal"]]
-        axes.plot(ours["gini_first"], places, "o", color=COLOURS[str(group)], label=group, markersize=5)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"{MEASURES['gini_first']}; one dot: one training")
-    axes.legend(frameon=False)
-
-
-def _draw_answers(axes: Axes, answers: pd.DataFrame) -> None:
+def draw_effects(answers: pd.DataFrame) -> Figure:
+    """Every effect with its interval, in standard deviations between trained seeds."""
+    figure = Figure(figsize=(7, 0.27 * len(answers) + 0.8), layout="constrained")
+    axes = figure.subplots()
     trained = answers[answers["group"] == TRAINED].set_index("question")["seed_sd"]  # the yardstick of both groups
     for i, row in enumerate(answers.to_dict("records")):
         scale = trained.get(row["question"], 0.0) or np.nan
@@ -110,16 +192,73 @@ def _draw_answers(axes: Axes, answers: pd.DataFrame) -> None:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(answers)), [f"{row['question']} ({row['group']})" for row in answers.to_dict("records")])
     axes.invert_yaxis()
-    axes.set_xlabel("effect / sd between trained seeds")
+    axes.set_xlabel("effect and its interval over seeds / sd between trainings of one series")
+    return figure
+
+
+def draw_question(question: Question, values: pd.DataFrame, events: pd.DataFrame) -> Figure:
+    """Every training as a dot, for the series of a question; where it is about events, the attention since them."""
+    shown = converged(values[values["generator"].isin((*question.ours, *question.theirs))])
+    shown = shown.dropna(subset=question.measure)
+    names = [str(name) for name in dict.fromkeys(shown["signal"])]
+    since = events[events["signal"].isin(names) & events["since_from"].notna()]
+    curves = question.measure in OF_EVENTS and len(since)
+    height = 0.3 * len(names) + 1.0
+    figure = Figure(figsize=(9 if curves else 6.5, max(height, 2.6) if curves else height), layout="constrained")
+    panels = figure.subplots(1, 2 if curves else 1, squeeze=False)[0]
+    _draw_values(panels[0], question, shown, names)
+    if curves:
+        _draw_since(panels[1], since)
+    return figure
+
+
+def _draw_values(axes: Axes, question: Question, shown: pd.DataFrame, names: list[str]) -> None:
+    for group, ours in shown.groupby("group", sort=False):
+        places = np.array([names.index(name) + (0.15 if group == UNTRAINED else -0.15) for name in ours["signal"]])
+        one = ours["generator"].isin(question.ours).to_numpy()
+        for side, filled, label in ((one, COLOURS[str(group)], group), (~one, "none", None)):
+            style = {"markerfacecolor": filled, "markeredgecolor": COLOURS[str(group)], "markersize": 5}
+            axes.plot(ours[question.measure].to_numpy()[side], places[side], "o", label=label, **style)
+    if not question.theirs:
+        axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(
+        f"{MEASURES[question.measure]}\none dot: one training" + ("; hollow: the other kind" * bool(question.theirs))
+    )
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _draw_since(axes: Axes, since: pd.DataFrame) -> None:
+    """Attention to events against the time since them: mean over seeds, and its interval."""
+    for (group, _, _), ours in since.groupby(["group", "signal", "event"], sort=False):
+        middle = (ours["since_from"] + ours["since_to"] - 1) / 2
+        axes.plot(middle, ours["excess"], ".-", color=COLOURS[str(group)], label=group)
+        axes.fill_between(middle, ours["low"], ours["high"], color=COLOURS[str(group)], alpha=0.2, linewidth=0)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlabel("samples since the event")
+    axes.set_ylabel("attention - matched, 1 = uniform\nband: interval over seeds", fontsize="small")
+
+
+def figures(
+    name: str, values: pd.DataFrame, answers: pd.DataFrame, events: pd.DataFrame
+) -> Iterator[tuple[str, Figure]]:
+    """Names and figures of the page."""
+    yield f"distributions_{name}.png", draw_effects(answers)
+    for question in _asked(answers):
+        yield f"distributions_{name}_{question.name}.png", draw_question(question, values, events)
 
 
 def main(name: str) -> None:
-    """Write the page and its figure."""
+    """Write the page and its figures."""
     matplotlib.use("Agg")
-    tables = [pd.read_csv(RESULTS / f"{name}{suffix}.csv") for suffix in ("", ".answers", ".spread")]
-    PICTURE.parent.mkdir(exist_ok=True)
-    draw(*tables[:2]).savefig(PICTURE, dpi=150, metadata={"Software": None})
-    PAGE.write_text(page(name, *tables))
+    suffixes = ("", ".answers", ".spread", ".events")
+    values, answers, spread, events = (pd.read_csv(RESULTS / f"{name}{suffix}.csv") for suffix in suffixes)
+    PICTURES.mkdir(exist_ok=True)
+    for file, figure in figures(name, values, answers, events):
+        figure.savefig(PICTURES / file, dpi=110, metadata={"Software": None})
+    PAGE.write_text(page(name, values, answers, spread))
 
 
 if __name__ == "__main__":

@@ -205,6 +205,9 @@ rule compare_distributions:
         spread=table_of(
             "distributions/{distribution}.spread", "kinds of series: spread"
         ),
+        events=table_of(
+            "distributions/{distribution}.events", "kinds of series: events"
+        ),
     log:
         "logs/compare_distributions/{distribution}.log",
     benchmark:

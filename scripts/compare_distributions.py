@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from laglens.heads.distributions import Trained, answer_questions, distribution_values, seed_spread
+from laglens.heads.distributions import Trained, distribution_values, event_responses, seed_spread
+from laglens.heads.questions import answer_questions
 from laglens.job import job
 from laglens.store import read_card, read_dataset, read_table, write_table
 
@@ -20,5 +21,6 @@ with job() as snakemake:
     values = distribution_values(results)
     write_table(values, snakemake.output.values)
     write_table(seed_spread(values), snakemake.output.spread)
-    answers = answer_questions(values, confidence=snakemake.params.spec["confidence"])
-    write_table(answers, snakemake.output.answers)
+    confidence = snakemake.params.spec["confidence"]
+    write_table(event_responses(results, confidence=confidence), snakemake.output.events)
+    write_table(answer_questions(values, confidence=confidence), snakemake.output.answers)

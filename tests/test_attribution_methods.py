@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients, Saliency
 from models import tiny
 from test_attribution import HISTORY, HORIZON, Linear, Scaled, copying, windows
-from torch import Tensor
+from torch import Tensor, nn
 
 from laglens.attention.calls import AttentionCall
 from laglens.attention.capture import read_attention
@@ -329,3 +330,65 @@ def test_wrong_replacements_are_refused() -> None:
         replace_attention(model, shown, kinds=["shuffled"])
     with pytest.raises(LaglensError, match="two windows"):
         replace_attention(model, shown)
+
+
+class Curved(nn.Module):
+    """A small network of smooth functions in float64, without scaling of its own."""
+
+    history, horizon = HISTORY, HORIZON
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.network = nn.Sequential(nn.Linear(HISTORY, 24), nn.Tanh(), nn.Linear(24, HORIZON)).double()
+        self.stacks = Linear(np.zeros((HORIZON, HISTORY))).stacks
+
+    def forward(self, history: Tensor) -> Tensor:
+        return self.network(history)
+
+
+@pytest.mark.parametrize("step", [2, None])
+def test_gradients_are_those_of_captum(step: int | None) -> None:
+    model, shown, n = Curved(), windows(), 24
+    methods = ["gradient", "input_x_gradient", "integrated_gradients", "integrated_gradients_trend"]
+    found = attribute_forecast(model, shown, methods=methods, step=step, points=n)["attribution"].values
+    history = torch.from_numpy(shown["series"].values[:, :HISTORY])
+
+    def explained(inputs: Tensor) -> Tensor:
+        forecast = model(inputs)
+        return forecast.mean(1) if step is None else forecast[:, step - 1]
+
+    level, line = history.mean(1, keepdim=True).expand_as(history), of_trend(history, np.random.default_rng(0))[0]
+    slope = Saliency(explained).attribute(history.clone().requires_grad_(), abs=False)
+    # Captum multiplies by the input itself, ours is centred.
+    times = InputXGradient(explained).attribute(history.clone().requires_grad_()) - level * slope
+    integrated = (
+        IntegratedGradients(explained).attribute(history, base, n_steps=n, method="gausslegendre")
+        for base in (level, line)
+    )
+    exact, single = 1e-9, 1e-5  # captum takes the weights of the integral in float32
+    of_captum = zip((slope, times, *integrated), (exact, exact, single, single), strict=True)
+    for ours, (theirs, tolerance) in zip(found, of_captum, strict=True):
+        np.testing.assert_allclose(ours, theirs.detach(), rtol=tolerance, atol=tolerance * np.abs(ours).max())
+
+
+def test_occlusion_of_single_samples_is_that_of_captum_with_the_bridge_as_baseline() -> None:
+    model, shown = Curved(), windows()
+    found = attribute_forecast(model, shown, methods=["occlusion"], window=1, step=3)["attribution"].values[0]
+    history = torch.from_numpy(shown["series"].values[:, :HISTORY])
+    neighbours = (history[:, :-2] + history[:, 2:]) / 2
+    between = torch.cat([history[:, 1:2], neighbours, history[:, -2:-1]], 1)
+    ablated = FeatureAblation(lambda inputs: model(inputs)[:, 2]).attribute(history, between)
+    np.testing.assert_allclose(found, ablated.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_replaced_attention_runs_in_evaluation_mode_even_where_the_model_was_left_in_training() -> None:
+    """Permutations published with the first such test ran with dropout: the change was that of the dropout too."""
+    model = tiny("encoder", history=24, horizon=4)
+    assert any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    shown = windows(4, 24, 4)
+    expected = replace_attention(model.eval(), shown, kinds=["permuted", "uniform"], draws=1)
+    found = replace_attention(model.train(), shown, kinds=["permuted", "uniform"], draws=1)
+    assert not model.training
+    xr.testing.assert_identical(expected, found)

@@ -85,7 +85,7 @@ def published(model: Reading, history: Tensor, step: int | None) -> np.ndarray:
     for layer in layers:
         layer.explicit = True
     forecast = model(history[None])
-    (forecast.mean() if step is None else forecast[0, step - 1]).backward()
+    ((forecast.mean() if step is None else forecast[0, step - 1]) / history.std()).backward()
     first, second, own, cross = ((layer.kept * layer.kept.grad)[0].clamp_min(0).mean(0).detach() for layer in layers)
     r_kk = torch.eye(HISTORY, dtype=torch.float64)
     for map_ in (first, second):
@@ -143,6 +143,29 @@ def test_decoding_steps_give_one_row_each() -> None:
     assert (first[:, n, :n] > 0).any() and (first[:, n + 1 :, :n] == 0).all()  # later steps do not make the first
     last = gradient_relevance(model, shown, step=model.horizon)["relevance"].values[:, -1]
     assert (last[:, -1, :n] > 0).any()
+
+
+class Louder(Reading):
+    """The same model for series in another unit, whose forecast is in that unit too."""
+
+    unit = 1000.0
+
+    def forward(self, history: Tensor) -> Tensor:
+        return super().forward(history / self.unit) * self.unit
+
+
+def test_the_unit_of_the_series_changes_nothing() -> None:
+    shown = windows()
+    found = gradient_relevance(Louder(), shown.assign(series=1000 * shown["series"]))
+    np.testing.assert_allclose(found["relevance"], gradient_relevance(Reading(), shown)["relevance"], rtol=1e-5)
+
+
+def test_relevance_without_bounds_is_refused_and_not_infinite() -> None:
+    model = Louder()
+    model.unit = 1e200
+    shown = windows()
+    with pytest.raises(LaglensError, match="beyond what float32 holds"):
+        gradient_relevance(model, shown)
 
 
 def test_models_that_it_cannot_follow_are_refused() -> None:

@@ -10,21 +10,18 @@ import xarray as xr
 
 from laglens.config.load import load_study
 from laglens.errors import LaglensError
-from laglens.heads.distributions import (
-    PREDICTABLE,
-    UNPREDICTABLE,
-    Trained,
-    answer_questions,
-    distribution_values,
-    seed_spread,
-)
+from laglens.heads.distributions import Trained, distribution_values, event_responses, seed_spread
+from laglens.heads.questions import PREDICTABLE, QUESTIONS, UNPREDICTABLE, answer_questions
 from laglens.models.fitting import fit_on_signal
 from laglens.models.registry import build_trainable
 
 KINDS = (*PREDICTABLE, "random_walk", "garch11")
 
 
-def result(generator: str, seed: int, gini: float, *, group: str = "trained", excess: float = 0.5) -> Trained:
+def result(
+    generator: str, seed: int, gini: float, *, group: str = "trained", excess: float = 0.5, epochs: int = 40,
+    variant: str = "corrected",
+) -> Trained:  # fmt: skip
     rows = [("encoder", layer, head, part) for layer in (0, 1) for head in (0, 1)
             for part in ("readout->history", "history->history")]  # fmt: skip
     heads = pd.DataFrame(rows, columns=["stack", "layer", "head", "part"])
@@ -35,13 +32,16 @@ def result(generator: str, seed: int, gini: float, *, group: str = "trained", ex
         [(*row, *one) for row in rows for one in bins],
         columns=["stack", "layer", "head", "part", "since_from", "since_to", "excess"],
     )
+    events = events.assign(event="burst", low=events["excess"] - 1, high=events["excess"] + 1, n_events=6)
     trained = group == "trained"
-    card = {"training": {"epochs": 40 if trained else 0, "best_epoch": 3}} | {
+    card = {"training": {"epochs": epochs if trained else 0, "best_epoch": 3}} | {
         "held_out_errors": {"model": 0.5, "last_value": 1.0, "mean": 2.0}
     }
     curve = pd.DataFrame({"epoch": [1, 2, 3, 8], "validation_loss": [3.0, 2.0, 1.0, 1.5]})
     known = events if generator == "garch11" else None
-    return Trained(group, seed, f"m{seed}", generator, f"{generator} (corrected)", heads, known, card, curve)
+    if not trained:
+        curve = pd.DataFrame({"epoch": [0], "validation_loss": [4.0]})
+    return Trained(group, seed, f"m{seed}", generator, f"{generator} ({variant})", heads, known, card, curve)
 
 
 def results(difference: float, seeds: int = 3) -> list[Trained]:
@@ -100,27 +100,78 @@ def test_groups_are_answered_apart_and_the_spread_tells_series_from_seeds() -> N
     assert not values.loc[values["group"] == "untrained", "plateau"].any()
 
 
+def test_trainings_without_plateau_are_left_out_and_counted() -> None:
+    """One seed of one series ran into its most epochs, with heads unlike all others."""
+    cut_off = result("multi_seasonality", 2, 9.0, epochs=8)
+    every = [one for one in results(0.2) if (one.seed, one.signal) != (2, "multi_seasonality")] + [cut_off]
+    values = distribution_values(every)
+    assert values["plateau"].sum() == len(values) - 1
+    row = answer_questions(values).set_index("question").loc["predictability"]
+    assert row["effect"] == pytest.approx(0.2, abs=0.02) and row["n_left_out"] == 1
+    assert seed_spread(values).set_index("measure").loc["gini_first", "n_seeds"] == 2
+    rest = [one for one in every if one.seed == 2 or one.signal != "multi_seasonality"]
+    assert answer_questions(distribution_values(rest)).set_index("question").loc["predictability", "n_left_out"] == 1
+
+
+def test_how_far_trainings_came_stands_beside_the_effect() -> None:
+    untrained = [result(kind, 0, 0.1, group="untrained") for kind in KINDS]
+    values = distribution_values(results(0.2) + untrained)
+    assert set(values.loc[values["group"] == "trained", "gain"]) == {0.75}  # from 4 to 1
+    assert values.loc[values["group"] == "untrained", "gain"].isna().all()
+    row = answer_questions(values).set_index(["question", "group"]).loc[("predictability", "trained")]
+    assert (row["best_epoch"], row["other_best_epoch"], row["gain"], row["other_gain"]) == (3, 3, 0.75, 0.75)
+
+
+def test_variants_of_the_series_are_answered_apart() -> None:
+    published = [result(kind, seed, 0.5, variant="published") for kind in KINDS for seed in range(3)]
+    found = answer_questions(distribution_values(results(0.2) + published))
+    ours = found[found["question"] == "predictability"].set_index("variant")["effect"]
+    assert ours["published"] == pytest.approx(0) and ours["corrected"] == pytest.approx(0.2, abs=0.02)
+    assert len(answer_questions(distribution_values(published)))
+
+
+def test_responses_to_events_have_intervals_over_seeds_and_over_events() -> None:
+    ours = [result("garch11", seed, 0.3, excess=excess) for seed, excess in enumerate((0.4, 0.5, 0.9))]
+    found = event_responses([*ours, result("random_walk", 0, 0.3), result("garch11", 3, 0.3, excess=50.0, epochs=8)])
+    assert found["signal"].unique().tolist() == ["garch11"]
+    overall = found[found["since_from"].isna()].iloc[0]
+    half = 4.302653 * np.std([0.4, 0.5, 0.9], ddof=1) / np.sqrt(3)
+    assert (overall["excess"], overall["low"]) == pytest.approx((0.6, 0.6 - half), rel=1e-5)
+    assert (overall["events_low"], overall["events_high"]) == pytest.approx((-0.4, 1.6))
+    assert (overall["n_seeds"], overall["n_events"]) == (3, 6)
+    later = found[found["since_from"] == 4.0].iloc[0]
+    assert (later["excess"], later["since_to"]) == (1.0, 8.0)
+    assert not len(event_responses([result("random_walk", 0, 0.3)]))
+
+
 def test_the_page_and_its_figure_hold_every_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = Path(__file__).parents[1] / "docs" / "distributions.py"
     spec = importlib.util.spec_from_file_location("distributions_page", script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    values = distribution_values(results(0.2) + [result(kind, 0, 0.1, group="untrained") for kind in KINDS])
+    every = results(0.2) + [result(kind, 0, 0.1, group="untrained") for kind in KINDS]
+    every.append(result("one_over_f", 0, 0.3, epochs=8))
+    values = distribution_values(every)
     answers = answer_questions(values)
     folder = tmp_path / "results" / "distributions"
     folder.mkdir(parents=True)
-    for suffix, table in (("", values), (".answers", answers), (".spread", seed_spread(values))):
+    tables = {"": values, ".answers": answers, ".spread": seed_spread(values), ".events": event_responses(every)}
+    for suffix, table in tables.items():
         table.to_csv(folder / f"kinds{suffix}.csv", index=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "PAGE", tmp_path / "page.md")
-    monkeypatch.setattr(module, "PICTURE", tmp_path / "images" / "page.png")
+    monkeypatch.setattr(module, "PICTURES", tmp_path / "images")
     module.main("kinds")
     text = (tmp_path / "page.md").read_text()
     for row in answers.itertuples():
-        assert f"| {row.text} | {row.group} | {row.effect:.3f} |" in text
-    assert "12 of 12 trainings stopped before" in text
-    assert (tmp_path / "images" / "page.png").stat().st_size > 10_000
+        assert f"| {row.group} | {row.effect:.3f} |" in text.partition(f"## {row.text}")[2]
+        picture = f"images/distributions_kinds_{row.question}.png"
+        assert f"({picture})" in text and (tmp_path / picture).stat().st_size > 4000
+    assert "**Attention is more concentrated on series with a pattern**" in text
+    assert "outside that interval: training made the difference" in text
+    assert "12 of 13\ndid; left out of every answer: `m0` on `one_over_f`" in text
+    assert set(module.READINGS) == {question.name for question in QUESTIONS}
 
 
 def test_no_epochs_leave_the_weights_as_they_are() -> None:

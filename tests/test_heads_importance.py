@@ -10,7 +10,8 @@ from torch import nn
 
 from laglens.attention.capture import AttentionCapture
 from laglens.errors import LaglensError
-from laglens.heads.importance import GRADIENT, RemovedHeads, ablate_heads, head_importance, importance_table
+from laglens.heads.ablation import RemovedHeads, ablate_heads
+from laglens.heads.importance import GRADIENT, head_importance, importance_table
 from laglens.heads.norms import head_norms, output_projection, summed_norms, value_zeroing_residual
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack, TokenMap
@@ -175,6 +176,34 @@ def test_norms_by_gram_matrices_equal_brute_force() -> None:
     np.testing.assert_allclose(value_zeroing_residual(attention, value, stream), expected, atol=1e-10)
     assert (summed_norms(attention, 0 * value) == 0).all()
     np.testing.assert_allclose(summed_norms(attention, 3 * value), 3 * summed_norms(attention, value))
+
+
+def test_heads_that_cancel_have_norm_0_and_not_the_root_of_a_rounding_error() -> None:
+    rng = np.random.default_rng(0)
+    attention, value = rng.dirichlet(np.ones(9), (1, 9)).repeat(2, 0), rng.normal(size=(1, 9, 5))
+    opposed = np.concatenate([value, -value * (1 + 1e-9)])
+    assert float(summed_norms(attention, opposed).max()) < 1e-6  # NaN is not
+    whole = attention[:1] @ value[:1]
+    away = value_zeroing_residual(attention[:1], value, -whole[0])  # nothing is left of the output
+    assert np.isfinite(away).all()
+
+
+def test_scaling_the_output_projection_scales_the_norms_and_values_of_0_have_none() -> None:
+    model = tiny("encoder", history=24, horizon=4)
+    cut = shown(model)
+    before = head_norms(model, cut)["encoder"]
+    attention = dict(model.named_modules())[model.stacks[0].layers[-1]]
+    with torch.no_grad():
+        attention.out_proj.weight *= 3
+    scaled = head_norms(model, cut)["encoder"]
+    third = attention.in_proj_weight.shape[0] // 3
+    with torch.no_grad():
+        attention.in_proj_weight[2 * third :] = 0
+        attention.in_proj_bias[2 * third :] = 0
+    none = head_norms(model, cut)["encoder"]
+    for name in ("weighted_norm", "output_norm"):
+        np.testing.assert_allclose(scaled[name].isel(layer=-1), 3 * before[name].isel(layer=-1), rtol=1e-5)
+        assert float(none[name].isel(layer=-1).max()) == 0
 
 
 def test_norms_of_a_model_are_those_of_its_output_projection() -> None:

@@ -58,6 +58,7 @@ from .flow.maximum import attention_flow as attention_flow
 from .flow.relevance import gradient_relevance as gradient_relevance
 from .flow.rollout import roll_out as roll_out
 from .flow.trace import trace_back as trace_back
+from .heads.ablation import ablate_heads as ablate_heads
 from .heads.alignment import align_heads as align_heads
 from .heads.alignment import alignment_error as alignment_error
 from .heads.alignment import alignment_table as alignment_table
@@ -66,7 +67,6 @@ from .heads.classes import classify_heads as classify_heads
 from .heads.content import content_score as content_score
 from .heads.events import events_table as events_table
 from .heads.events import lock_to_events as lock_to_events
-from .heads.importance import ablate_heads as ablate_heads
 from .heads.importance import head_importance as head_importance
 from .heads.importance import importance_table as importance_table
 from .heads.importance import measure_importance as measure_importance
@@ -92,8 +92,11 @@ from .heads.norms import summed_norms as summed_norms
 from .heads.norms import value_zeroing_residual as value_zeroing_residual
 from .heads.pictures import class_attention as class_attention
 from .heads.pictures import peak_positions as peak_positions
+from .heads.questions import answer_questions as answer_questions
 from .heads.similarity import compare_heads as compare_heads
 from .heads.table import heads_table as heads_table
+from .heads.zeroing import value_zeroing as value_zeroing
+from .heads.zeroing import zeroed_heads as zeroed_heads
 from .lags.comb_tests import comb_test as comb_test
 from .lags.comb_tests import swap_test as swap_test
 from .lags.combs import comb_contrast as comb_contrast

@@ -23,6 +23,7 @@ from laglens.progress import track
 from laglens.signals.windows import histories
 
 Place = tuple[str, int]  # module, and index of its call
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class GradientReader:
@@ -76,14 +77,17 @@ def gradient_relevance(
     Returns
     -------
     xr.Dataset
-        ``relevance (sample, layer, query, key)``: up to and including each layer, [forecast units], with the labels
-        of `laglens.flow.rollout.roll_out`, so that `laglens.flow.lags.rollout_lags` reads it too; ``visible``. Read the
+        ``relevance (sample, layer, query, key)``: up to and including each layer, of the forecast in standard
+        deviations of the history (the rule adds products of as many relevances as there are layers, so that in the
+        units of the series deep paths would count for more the smaller the unit), with the labels of
+        `laglens.flow.rollout.roll_out`, so that `laglens.flow.lags.rollout_lags` reads it too; ``visible``. Read the
         rows that make the forecast, and leave out the column of the row itself.
 
     Raises
     ------
     LaglensError
-        The model does not forecast, has several channels or no gradient, or no stack can be followed.
+        The model does not forecast, has several channels or no gradient, or no stack can be followed; the relevance is
+        beyond what float32 holds, as where random weights forecast without bounds.
     """
     if not 1 <= (step or 1) <= model.horizon:
         raise LaglensError(f"step is {step}; this model forecasts {model.horizon} samples, counted from 1")
@@ -94,7 +98,12 @@ def gradient_relevance(
     parts = shown.split(batch)
     maps = [_weighed(model, part, step) for part in track(parts, "relevance", total=len(parts))]
     path = _path(model.stacks, {name: np.concatenate([part[name] for part in maps]) for name in maps[0]})
-    every = np.stack([_relevance(path, sample) for sample in range(path.n_samples)])
+    with np.errstate(over="ignore", invalid="ignore"):  # an error just below, with its reason
+        every = np.stack([_relevance(path, sample) for sample in range(path.n_samples)])
+    if not (every <= LARGEST).all():  # NaN is not
+        raise LaglensError(
+            "the relevance is beyond what float32 holds: the gradient of this forecast in its attention has no bounds"
+        )
     found = in_columns(every, path.coords, path.visible)
     attrs = windows.attrs | path.attrs | {"history": model.history, "n_windows": len(shown), "step": step or "mean"}
     attrs |= {"samples_per_token": samples_per_token(found.coords)}
@@ -112,7 +121,7 @@ def _weighed(model: Forecaster, history: Tensor, step: int | None) -> dict[str, 
     with torch.enable_grad(), AttentionCapture(model, certify=False, reader=reader) as capture:
         forecast = model(history.clone().requires_grad_())
         # Windows do not see each other, so the gradient of the sum is that of each.
-        y = (forecast.mean(1) if step is None else forecast[:, step - 1]).sum()
+        y = ((forecast.mean(1) if step is None else forecast[:, step - 1]) / _spread(history)).sum()
     capture.check()
     if not y.requires_grad:
         raise LaglensError("the forecast has no gradient (it leaves torch, or detaches, on its way)")
@@ -124,6 +133,12 @@ def _weighed(model: Forecaster, history: Tensor, step: int | None) -> dict[str, 
     return {
         stack.name: np.stack([of_layer(stack, name, weighed) for name in stack.layers], 1) for stack in model.stacks
     }
+
+
+def _spread(history: Tensor) -> Tensor:
+    """Standard deviation of each window, ``(sample,)``; 1 where it is constant."""
+    sd = history.std(1)
+    return torch.where(sd > 0, sd, torch.ones_like(sd))
 
 
 def mean_heads(weights: Tensor, n: int) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from laglens.errors import LaglensError
+from laglens.heads.seeds import over_seeds
 
 READING = ("horizon->history", "readout->history")  # parts that forecast
 TRAINED, UNTRAINED = "trained", "untrained"
@@ -29,64 +29,6 @@ MEASURES = {
     "excess_late": f"the same, from {LATE:g} samples after it",
     "skill": "1 - error / error of the better of last value and mean",
 }
-STATIONARY = ("heavy_tailed_ar1", "garch11", "regime_switching", "multi_seasonality", "one_over_f")
-DRIFTING = ("random_walk", "jump_diffusion", "trend_breaks", "season_trend_outliers")
-PREDICTABLE = ("multi_seasonality", "season_trend_outliers")
-UNPREDICTABLE = ("random_walk", "jump_diffusion", "garch11", "heavy_tailed_ar1", "regime_switching", "one_over_f")
-PERSISTENT = ("random_walk", "jump_diffusion", "heavy_tailed_ar1", "trend_breaks")
-MEMORYLESS = ("garch11",)
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question to the models, as the difference of a measure between two groups of generators.
-
-    Attributes
-    ----------
-    name, text
-        Short, and in words.
-    measure
-        One of `MEASURES`.
-    ours, theirs
-        Generators; without `theirs` the measure is compared with 0.
-    """
-
-    name: str
-    text: str
-    measure: str
-    ours: tuple[str, ...]
-    theirs: tuple[str, ...] = ()
-
-
-QUESTIONS = (
-    Question("spikes", "Do heads overreact to spikes in heavy tails?", "excess", ("heavy_tailed_ar1",)),
-    Question("outliers", "Do heads overreact to outliers of a seasonal series?", "excess", ("season_trend_outliers",)),
-    Question(
-        "persistence",
-        "Do models learn persistence (look nearer where the series is persistent than where it is noise)?",
-        "distance_forecast",
-        PERSISTENT,
-        MEMORYLESS,
-    ),
-    Question(
-        "skill", "Do models forecast persistent series better than naive, or treat them as noise?", "skill", PERSISTENT
-    ),
-    Question("turbulence", "Does attention concentrate in turbulent periods (GARCH)?", "excess", ("garch11",)),
-    Question("regimes", "Do models look at changes of regime?", "excess_early", ("regime_switching",)),
-    Question(
-        "recovery", "Do models still look at a change of regime long after it?", "excess_late", ("regime_switching",)
-    ),
-    Question(
-        "stationarity", "Is attention more concentrated on stationary series?", "gini_first", STATIONARY, DRIFTING
-    ),
-    Question(
-        "predictability",
-        "Do predictable patterns give more concentrated attention?",
-        "gini_first",
-        PREDICTABLE,
-        UNPREDICTABLE,
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -129,48 +71,67 @@ def distribution_values(results: Sequence[Trained]) -> pd.DataFrame:
     -------
     pd.DataFrame
         ``group``, ``seed``, ``model``, ``signal``, ``generator``, ``variant``; one column for each of `MEASURES`;
-        ``epochs``, ``best_epoch``, ``plateau`` (stopped before the most epochs allowed), ``validation_loss``.
+        ``epochs``, ``best_epoch``, ``plateau`` (stopped before the most epochs allowed), ``validation_loss``, and
+        ``gain``, how much lower that is than with random weights, as a share (NaN without untrained models).
     """
-    return pd.DataFrame([_values(result) for result in results])
+    values = pd.DataFrame([_values(result) for result in results])
+    random = values[values["group"] == UNTRAINED].groupby("signal")["validation_loss"].mean()
+    gain = 1 - values["validation_loss"] / values["signal"].map(random)
+    return values.assign(gain=gain.where(values["group"] == TRAINED))
 
 
-def answer_questions(values: pd.DataFrame, *, variant: str = "corrected", confidence: float = 0.95) -> pd.DataFrame:
-    """One row per question and group of models: an effect and its interval over seeds.
+def converged(values: pd.DataFrame) -> pd.DataFrame:
+    """The rows that may be compared: untrained models, and trainings that reached their plateau.
 
-    Per seed the effect is the mean over the series of the one kind minus that of the other, or minus 0. The interval is
-    Student's over seeds, so it holds for these series and other trainings. Questions whose series are not in the study
-    are left out.
+    All trainings stop by one rule, at their lowest validation loss after as many epochs without a lower one as the
+    config says, and are read at that epoch. Series differ in how low it lies and in how soon it comes, which is theirs;
+    a training that was cut off by its most epochs differs for another reason.
+    """
+    return values[(values["group"] != TRAINED) | values["plateau"]]
 
-    Parameters
-    ----------
-    values
-        From `distribution_values`.
-    variant
-        Which form of the generators.
-    confidence
-        Of the interval.
+
+def event_responses(results: Sequence[Trained], *, confidence: float = 0.95) -> pd.DataFrame:
+    """Attention to events as a function of the time since them, over seeds: mean over heads of the rows that forecast.
 
     Returns
     -------
     pd.DataFrame
-        ``question``, ``text``, ``measure``, ``group``, ``effect``, ``low``, ``high`` (NaN for fewer than 3 seeds),
-        ``seed_sd``: standard deviation over seeds of one series, mean over series, ``in_seed_sd``: effect over it,
-        ``n_seeds``, ``n_series``, ``answer``.
-
-    Raises
-    ------
-    LaglensError
-        No question can be answered with these series.
+        One row per group, series, kind of event and time since it (``since_from`` up to ``since_to``, NaN: all
+        together): ``excess``, mean over seeds, with its Student t interval over seeds ``low`` to ``high`` (NaN for
+        fewer than 3); ``events_low`` and ``events_high``, the ends of the bootstrap intervals over events, means over
+        heads and seeds; ``n_seeds``, ``n_events``. Trainings without plateau are left out (see `converged`).
     """
-    chosen = values[values["variant"] == variant]
-    rows = [row for question in QUESTIONS for row in _answers(question, chosen, confidence)]
+    used = converged(distribution_values(results)).index
+    keys = ["group", "signal", "event", "since_from", "since_to"]
+    rows = []
+    for number in used:
+        one = results[number]
+        if one.events is None or not len(one.events):
+            continue
+        means = _reading(one.events).groupby(keys[2:], dropna=False)[["excess", "low", "high", "n_events"]].mean()
+        rows.append(means.reset_index().assign(group=one.group, signal=one.signal, seed=one.seed))
+    columns = [*keys, "excess", "low", "high", "events_low", "events_high", "n_seeds", "n_events"]
     if not rows:
-        raise LaglensError("none of the questions is about these series; docs/heads.md lists what each one needs")
-    return pd.DataFrame(rows)
+        return pd.DataFrame(columns=columns)
+    found = []
+    for key, ours in pd.concat(rows).groupby(keys, dropna=False, sort=False):
+        low, high = over_seeds(ours["excess"].dropna().to_numpy(), confidence)
+        within = {"events_low": ours["low"].mean(), "events_high": ours["high"].mean()}
+        sizes = {"n_seeds": int(ours["excess"].count()), "n_events": round(ours["n_events"].mean())}
+        found.append(
+            dict(zip(keys, key, strict=True))
+            | {"excess": ours["excess"].mean(), "low": low, "high": high}
+            | within
+            | sizes
+        )
+    order = ["group", "signal", "event", "since_from"]
+    return pd.DataFrame(found, columns=columns).sort_values(order, kind="stable", ignore_index=True)
 
 
 def seed_spread(values: pd.DataFrame) -> pd.DataFrame:
     """Whether series differ more than trainings do: a one-way analysis of variance for every measure and group.
+
+    Trainings without plateau are left out (see `converged`).
 
     Returns
     -------
@@ -178,7 +139,7 @@ def seed_spread(values: pd.DataFrame) -> pd.DataFrame:
         ``group``, ``measure``, ``f``, ``p`` (not corrected for the number of measures), ``n_series``, ``n_seeds``.
     """
     rows = []
-    for group, ours in values.groupby("group", sort=False):
+    for group, ours in converged(values).groupby("group", sort=False):
         for measure in MEASURES:
             samples = [column.dropna().to_numpy() for _, column in ours.groupby("signal", sort=False)[measure]]
             samples = [sample for sample in samples if len(sample) > 1]
@@ -246,53 +207,3 @@ def _reading(table: pd.DataFrame) -> pd.DataFrame:
 def _skill(errors: Mapping[str, float]) -> float:
     naive = [errors[name] for name in ("last_value", "mean") if name in errors]
     return 1 - errors["model"] / min(naive) if naive and "model" in errors else np.nan
-
-
-def _answers(question: Question, values: pd.DataFrame, confidence: float) -> list[dict[str, Any]]:
-    rows = []
-    for group, ours in values.groupby("group", sort=False):
-        one = ours[ours["generator"].isin(question.ours)].dropna(subset=question.measure)
-        other = ours[ours["generator"].isin(question.theirs)].dropna(subset=question.measure)
-        if one.empty or (question.theirs and other.empty):
-            continue
-        effects = one.groupby("seed")[question.measure].mean()
-        if question.theirs:
-            effects = effects - other.groupby("seed")[question.measure].mean()
-        effects = effects.dropna()
-        used = pd.concat([one, other])
-        spread = float(used.groupby("signal")[question.measure].std(ddof=1).mean())
-        low, high = _interval(effects.to_numpy(), confidence)
-        effect = float(effects.mean())
-        rows.append(
-            {
-                "question": question.name,
-                "text": question.text,
-                "measure": question.measure,
-                "group": group,
-                "effect": effect,
-                "low": low,
-                "high": high,
-                "seed_sd": spread,
-                "in_seed_sd": effect / spread if spread > 0 else np.nan,
-                "n_seeds": len(effects),
-                "n_series": used["signal"].nunique(),
-                "answer": _in_words(low, high),
-            }
-        )
-    return rows
-
-
-def _interval(effects: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Student's interval of the mean; NaN for fewer than 3."""
-    if len(effects) < 3:
-        return np.nan, np.nan
-    half = stats.t.ppf((1 + confidence) / 2, len(effects) - 1) * effects.std(ddof=1) / np.sqrt(len(effects))
-    return float(effects.mean() - half), float(effects.mean() + half)
-
-
-def _in_words(low: float, high: float) -> str:
-    if not np.isfinite(low):
-        return "too few seeds"
-    if low > 0:
-        return "more"
-    return "less" if high < 0 else "no difference found"

@@ -1,9 +1,9 @@
-"""How much a head matters for the forecast: by the gradient of the loss (Michel et al. 2019) and by removing it."""
+"""How much a head matters for the forecast: by the gradient of the loss (Michel et al. 2019), and all other ways."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,14 @@ from laglens.attention.calls import AttentionCall, Reading
 from laglens.attention.capture import AttentionCapture
 from laglens.attention.weights import attention_weights, repeat_groups
 from laglens.errors import LaglensError
+from laglens.heads.ablation import ablate_heads
+from laglens.heads.losses import labelled_heads, shown_and_truth, spread, windows_at_once
 from laglens.heads.norms import head_norms
 from laglens.heads.nothing import NothingToMeasureError
+from laglens.heads.zeroing import zeroed_heads
 from laglens.lags.alike import stack_dataset
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack
-from laglens.progress import track
-from laglens.signals.windows import histories
 
 Array = NDArray[np.float64]
 GRADIENT = {
@@ -33,11 +34,6 @@ GRADIENT = {
     "michel_map": "sum over pairs of |A dL/dA|",
     "signed": "sum of A dL/dA: minus what removing the head adds to the loss, to first order",
 }
-ABLATION = {
-    "error_change": "mean absolute error without the head minus with it",
-    "forecast_change": "mean absolute change of the forecast without the head",
-}
-UNIT = "standard deviations of the history"
 
 
 @dataclass
@@ -64,47 +60,13 @@ class GradientReader:
         return Reading(output=output)
 
 
-@dataclass(frozen=True)
-class RemovedHeads:
-    """Edit of a capture that sets what heads give to 0, by module.
-
-    Attributes
-    ----------
-    heads
-        Modules and heads.
-    samples
-        Rows of the batch, which some models fold together with the heads.
-    """
-
-    heads: Mapping[str, Sequence[int]]
-    samples: int
-
-    def __call__(self, call: AttentionCall) -> AttentionCall:
-        """Remove the heads from one call."""
-        chosen = list(self.heads.get(call.module, ()))
-        if not chosen:
-            return call
-        if call.weights is not None:
-            folded = call.weights.dim() == 3
-            weights = call.weights.unflatten(0, (self.samples, -1)) if folded else call.weights
-            weights = weights.clone()
-            weights[..., chosen, :, :] = 0
-            return replace(call, weights=weights.flatten(0, 1) if folded else weights)
-        query, key, value = call.operands
-        value = repeat_groups(value, query).clone()
-        value[..., chosen, :, :] = 0
-        return replace(call, key=repeat_groups(key, query), value=value)
-
-
-class _NoReading:
-    def read(self, call: AttentionCall) -> Reading | None:
-        return None
-
-
 def measure_importance(
     model: Forecaster, windows: xr.Dataset, *, device: torch.device | str = "cpu", **options: Any
 ) -> xr.DataTree:
-    """All measures of importance of every head: `head_importance`, `ablate_heads` and `laglens.heads.norms.head_norms`.
+    """All measures of importance of every head.
+
+    `head_importance`, `laglens.heads.ablation.ablate_heads`, `laglens.heads.norms.head_norms` and
+    `laglens.heads.zeroing.zeroed_heads`.
 
     What the model or the windows do not allow is left out, with the reason in the attribute ``left_out``.
 
@@ -124,8 +86,12 @@ def measure_importance(
     except NothingToMeasureError as error:
         reason = str(error)
     parts.append(head_norms(model, windows, device=device, **options))
+    try:
+        parts.append(zeroed_heads(model, windows, batch=windows_at_once(model), device=device))
+    except LaglensError as error:  # layers that cannot run alone
+        reason = "; ".join(filter(None, (reason, str(error))))
     merged = {
-        name: xr.merge([stack_dataset(part, name) for part in parts], compat="no_conflicts")
+        name: xr.merge([stack_dataset(part, name) for part in parts if name in part.children], compat="no_conflicts")
         for name in parts[0].children
     }
     root = xr.Dataset(attrs={**windows.attrs, "left_out": reason or ""})
@@ -171,7 +137,7 @@ def head_importance(
             "the forecast of this model has no gradient; remove heads one by one instead (ablate_heads)"
         )
     model = model.eval().to(device)
-    shown, truth = _shown_and_truth(model, windows)
+    shown, truth = shown_and_truth(model, windows)
     if not np.isfinite(truth).any():
         raise NothingToMeasureError("no window has a known horizon, so the forecast has no error")
     step = max((batch or windows_at_once(model)) // model.channels, 1) * model.channels
@@ -185,50 +151,7 @@ def head_importance(
     for stack in model.stacks:
         columns = {name: np.where(known[..., None], np.concatenate(parts), np.nan)
                    for name, parts in found[stack.name].items()}  # fmt: skip
-        nodes[f"/{stack.name}"] = _labelled(stack, columns, windows, GRADIENT, "1")
-    return xr.DataTree.from_dict(nodes)
-
-
-def ablate_heads(
-    model: Forecaster, windows: xr.Dataset, *, batch: int | None = None, device: torch.device | str = "cpu"
-) -> xr.DataTree:
-    """Remove one head after the other (its output is 0), and see what the forecast loses; one node per stack.
-
-    Parameters
-    ----------
-    model, windows, batch
-        As `head_importance`; needs no gradient, and one forecast per head.
-
-    Returns
-    -------
-    xr.DataTree
-        ``error_change`` (NaN where the truth is not known) and ``forecast_change (sample, layer, head)``, in standard
-        deviations of the history of each window.
-
-    Raises
-    ------
-    LaglensError
-        The model has no horizon.
-    """
-    if model.horizon < 1:
-        raise LaglensError("the model does not forecast, so no head matters for its forecast")
-    model = model.eval().to(device)
-    shown, truth = _shown_and_truth(model, windows)
-    sd, batch = _spread(shown), batch or windows_at_once(model)
-    intact, heads, clean = _run(model, shown, batch, device)
-    n_runs = sum(heads[layer] for stack in model.stacks for layer in stack.layers)
-    progress = iter(track(range(n_runs), "removing heads", total=n_runs))
-    nodes: dict[str, xr.Dataset] = {}
-    before = np.abs(intact - truth)
-    for stack in model.stacks:
-        shape = (len(shown), len(stack.layers), heads[stack.layers[0]])
-        columns = {name: np.full(shape, np.nan) for name in ABLATION}
-        for layer, head in np.ndindex(shape[1:]):
-            next(progress, None)
-            changed = _run(model, shown, batch, device, {stack.layers[layer]: [head]}, clean)[0]
-            columns["forecast_change"][:, layer, head] = np.abs(changed - intact).mean(1) / sd
-            columns["error_change"][:, layer, head] = _mean_known(np.abs(changed - truth) - before) / sd
-        nodes[f"/{stack.name}"] = _labelled(stack, columns, windows, ABLATION, UNIT)
+        nodes[f"/{stack.name}"] = labelled_heads(stack, columns, windows, GRADIENT, "1")
     return xr.DataTree.from_dict(nodes)
 
 
@@ -261,13 +184,6 @@ def importance_table(importance: xr.DataTree) -> pd.DataFrame:
     return table[[*first, *table.columns.drop(first)]]
 
 
-def windows_at_once(model: Forecaster, memory: float = 2e9) -> int:
-    """How many windows' weights and their gradients fit in `memory` bytes, 1 to 16, at 8 heads per layer."""
-    steps = {stack.name: model.horizon if stack.steps else 1 for stack in model.stacks}
-    pairs = sum(len(s.layers) * len(s.query) * len(s.key) * steps[s.name] for s in model.stacks)
-    return int(np.clip(memory / (pairs * 8 * 4 * 4), 1, 16))
-
-
 def _of_batch(
     model: Forecaster, shown: Array, truth: Array, device: torch.device | str
 ) -> Iterator[tuple[str, str, Array]]:
@@ -278,7 +194,7 @@ def _of_batch(
     with torch.enable_grad(), AttentionCapture(model, certify=False, reader=reader):
         forecast = model(together)
         forecast = forecast if model.channels == 1 else forecast.flatten(0, 1)
-        loss = _loss(forecast, torch.from_numpy(truth).to(device), torch.from_numpy(_spread(shown)).to(device))
+        loss = _loss(forecast, torch.from_numpy(truth).to(device), torch.from_numpy(spread(shown)).to(device))
     calls = {layer: _calls(stack, reader.weights, layer) for stack in model.stacks for layer in stack.layers}
     weights = [tensor for tensors in calls.values() for tensor in tensors]
     if not loss.requires_grad or not all(tensor.requires_grad for tensor in weights):
@@ -322,64 +238,3 @@ def _loss(forecast: Tensor, truth: Tensor, sd: Tensor) -> Tensor:
     known = torch.isfinite(truth)
     error = torch.where(known, (forecast - torch.where(known, truth, 0.0)) / sd[:, None], 0.0)
     return ((error**2).sum(1) / known.sum(1).clamp_min(1)).sum()
-
-
-def _shown_and_truth(model: Forecaster, windows: xr.Dataset) -> tuple[Array, Array]:
-    series = windows["series"].transpose("sample", "time").values.astype(np.float64)
-    return histories(windows, model.history), series[:, model.history : model.history + model.horizon]
-
-
-def _spread(shown: Array) -> Array:
-    sd = shown.std(1, ddof=1)
-    if not (sd > 0).all():
-        raise LaglensError(f"the history of window {int(sd.argmin())} is constant, so errors have no unit")
-    return sd
-
-
-def _run(
-    model: Forecaster,
-    shown: Array,
-    batch: int,
-    device: torch.device | str,
-    removed: Mapping[str, Sequence[int]] | None = None,
-    clean: dict[int, AttentionCapture] | None = None,
-) -> tuple[Array, dict[str, int], dict[int, AttentionCapture]]:
-    """Forecast ``(sample, step)``; without `removed` also the heads of each module and the captures by batch size."""
-    forecasts, heads, captures = [], dict[str, int](), clean or {}
-    step = max(batch // model.channels, 1) * model.channels
-    for start in range(0, len(shown), step):
-        history = torch.from_numpy(shown[start : start + step]).to(device)
-        n = len(history)
-        together = history if model.channels == 1 else history.unflatten(0, (-1, model.channels))
-        options: dict[str, Any] = {"certify": False, "reader": _NoReading() if captures or removed else None}
-        if removed is not None:
-            options |= {"edit": RemovedHeads(removed, n), "clean": captures[n]}
-        with torch.no_grad(), AttentionCapture(model, **options) as capture:
-            forecast = model(together)
-        if removed is None:
-            captures = captures | {n: capture}
-            shapes = ((record.module, record.weights) for record in capture.records if record.weights is not None)
-            for module, weights in shapes:
-                heads.setdefault(module, weights.shape[-3] if weights.dim() > 3 else len(weights) // n)
-        forecasts.append((forecast if model.channels == 1 else forecast.flatten(0, 1)).double().cpu().numpy())
-    return np.concatenate(forecasts), heads, captures
-
-
-def _labelled(
-    stack: Stack, columns: Mapping[str, Array], windows: xr.Dataset, labels: Mapping[str, str], unit: str
-) -> xr.Dataset:
-    dims = ("sample", "layer", "head")
-    variables = {name: (dims, values, {"long_name": labels[name], "units": unit}) for name, values in columns.items()}
-    shape = next(iter(columns.values())).shape
-    coords: dict[str, Any] = {
-        "sample": windows["sample"].values,
-        "layer": np.arange(shape[1]),
-        "head": np.arange(shape[2]),
-        "layer_name": ("layer", np.array(stack.layers, dtype=object)),
-    }
-    return xr.Dataset(variables, coords)
-
-
-def _mean_known(errors: Array) -> Array:
-    known = np.isfinite(errors)
-    return np.where(known.any(1), np.where(known, errors, 0).sum(1) / np.maximum(known.sum(1), 1), np.nan)
