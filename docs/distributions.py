@@ -89,7 +89,7 @@ def page(name: str, values: pd.DataFrame, answers: pd.DataFrame, spread: pd.Data
     parts = [
         ["# Kinds of series", INTRODUCTION.format(name=name, **sizes)],
         [f"![Every effect with its interval](images/distributions_{name}.png)"],
-        *(_section(name, question, answers) for question in _asked(answers)),
+        *(_section(name, question, answers, set(values["generator"])) for question in _asked(answers)),
         [
             "## Series against seeds",
             SPREAD.format(n=len(spread)),
@@ -105,7 +105,7 @@ def _asked(answers: pd.DataFrame) -> list[Question]:
     return [question for question in QUESTIONS if question.name in set(answers["question"])]
 
 
-def _section(name: str, question: Question, answers: pd.DataFrame) -> list[str]:
+def _section(name: str, question: Question, answers: pd.DataFrame, known: set[str]) -> list[str]:
     ours = answers[answers["question"] == question.name]
     header = ["", "effect", "interval", "in seed sd", "seeds", "best epoch", "gain"]
     rows = [
@@ -120,33 +120,32 @@ def _section(name: str, question: Question, answers: pd.DataFrame) -> list[str]:
         ]
         for row in ours.to_dict("records")
     ]
-    against = f" minus {_listed(question.theirs)}" if question.theirs else ""
-    measured = f"Measured: {MEASURES[question.measure]}; {_listed(question.ours)}{against}."
+    against = f" minus {_listed(question.theirs, known)}" if question.theirs else ""
+    measured = f"Measured: {MEASURES[question.measure]}; {_listed(question.ours, known)}{against}."
     picture = f"![{question.text}](images/distributions_{name}_{question.name}.png)"
     return [f"## {question.text}", _in_words(question, ours), _table(header, rows), measured, picture]
 
 
 def _in_words(question: Question, answers: pd.DataFrame) -> str:
-    groups = answers.set_index("group")
+    rows = {str(row["group"]): row for row in answers.to_dict("records")}
     more, less, none = READINGS[question.name]
-    if TRAINED not in groups.index or not np.isfinite(groups.loc[TRAINED, "low"]):
+    if TRAINED not in rows or not np.isfinite(rows[TRAINED]["low"]):
         return "**Too few trainings reached their plateau to say.**"
-    row = groups.loc[TRAINED]
+    row = rows[TRAINED]
     said = more if row["low"] > 0 else less if row["high"] < 0 else none
     text = f"**{said}**: {row['effect']:.3f} ({row['low']:.3f} to {row['high']:.3f})."
-    if UNTRAINED in groups.index and question.measure != "skill":
-        other = groups.loc[UNTRAINED, "effect"]
-        learned = not row["low"] <= other <= row["high"]
-        text += f" With random weights it is {other:.3f}, " + (
-            "outside that interval: training made the difference."
-            if learned
-            else "inside that interval: the difference was there before any training."
-        )
+    if UNTRAINED in rows and question.measure != "skill":
+        other = rows[UNTRAINED]["effect"]
+        text += f" With random weights it is {other:.3f}"
+        if not row["low"] <= other <= row["high"]:
+            text += ", outside that interval: training changed it."
+        else:
+            text += "." if said == none else ", inside that interval: it was there before any training."
     return text
 
 
-def _listed(generators: tuple[str, ...]) -> str:
-    return ", ".join(f"`{name}`" for name in generators)
+def _listed(generators: tuple[str, ...], known: set[str]) -> str:
+    return ", ".join(f"`{name}`" for name in generators if name in known)
 
 
 def _both(ours: float, theirs: float, form: str, unit: str = "") -> str:
@@ -216,9 +215,9 @@ def _draw_values(axes: Axes, question: Question, shown: pd.DataFrame, names: lis
     for group, ours in shown.groupby("group", sort=False):
         places = np.array([names.index(name) + (0.15 if group == UNTRAINED else -0.15) for name in ours["signal"]])
         one = ours["generator"].isin(question.ours).to_numpy()
-        for side, filled, label in ((one, COLOURS[str(group)], group), (~one, "none", None)):
-            style = {"markerfacecolor": filled, "markeredgecolor": COLOURS[str(group)], "markersize": 5}
-            axes.plot(ours[question.measure].to_numpy()[side], places[side], "o", label=label, **style)
+        for side, filled, label in ((one, COLOURS[str(group)], str(group)), (~one, "none", None)):
+            (dots,) = axes.plot(ours[question.measure].to_numpy()[side], places[side], "o", label=label, markersize=5)
+            dots.set(markerfacecolor=filled, markeredgecolor=COLOURS[str(group)])
     if not question.theirs:
         axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
@@ -233,7 +232,7 @@ def _draw_since(axes: Axes, since: pd.DataFrame) -> None:
     """Attention to events against the time since them: mean over seeds, and its interval."""
     for (group, _, _), ours in since.groupby(["group", "signal", "event"], sort=False):
         middle = (ours["since_from"] + ours["since_to"] - 1) / 2
-        axes.plot(middle, ours["excess"], ".-", color=COLOURS[str(group)], label=group)
+        axes.plot(middle, ours["excess"], ".-", color=COLOURS[str(group)], label=str(group))
         axes.fill_between(middle, ours["low"], ours["high"], color=COLOURS[str(group)], alpha=0.2, linewidth=0)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xscale("symlog", linthresh=1)

@@ -169,7 +169,7 @@ def test_the_page_and_its_figure_hold_every_answer(tmp_path: Path, monkeypatch: 
         picture = f"images/distributions_kinds_{row.question}.png"
         assert f"({picture})" in text and (tmp_path / picture).stat().st_size > 4000
     assert "**Attention is more concentrated on series with a pattern**" in text
-    assert "outside that interval: training made the difference" in text
+    assert "outside that interval: training changed it" in text
     assert "12 of 13\ndid; left out of every answer: `m0` on `one_over_f`" in text
     assert set(module.READINGS) == {question.name for question in QUESTIONS}
 
