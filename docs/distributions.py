@@ -190,7 +190,7 @@ def draw_effects(answers: pd.DataFrame) -> Figure:
         axes.plot([row["low"] / scale, row["high"] / scale], [i, i], color=COLOURS[row["group"]], linewidth=1.5)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(answers)), [f"{row['question']} ({row['group']})" for row in answers.to_dict("records")])
-    axes.invert_yaxis()
+    axes.set_ylim(len(answers) - 0.5, -0.5)
     axes.set_xlabel("effect and its interval over seeds / sd between trainings of one series")
     return figure
 
@@ -237,7 +237,8 @@ def _draw_since(axes: Axes, since: pd.DataFrame) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlabel("samples since the event")
-    axes.set_ylabel("attention - matched, 1 = uniform\nband: interval over seeds", fontsize="small")
+    axes.set_xlim(left=-0.3)
+    axes.set_ylabel("attention - matched\n(1 = uniform; band: seeds)", fontsize="small")
 
 
 def figures(
