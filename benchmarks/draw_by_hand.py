@@ -36,6 +36,7 @@ def draw(study: Study, target: Path) -> None:
         time, lags = (read_tree(f"results/{stage}/{model}/{signal}.zarr.zip") for stage in ("time", "lags"))
         more: dict[str, Any] = {
             "flow": read_dataset(f"results/flow/{model}/{signal}.zarr.zip"),
+            "curves": read_dataset(f"results/lags/{model}/{signal}.input.zarr.zip"),
             "similarity": read_tree(f"results/heads/{model}/{signal}.similarity.zarr.zip"),
         }
         for name, figure in draw_run(time, lags, settings, **more, title=signal, subtitle=model).items():

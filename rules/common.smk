@@ -250,6 +250,7 @@ CATEGORIES = {
     "arcs": "4 Flow and attribution",
     "agreement": "4 Flow and attribution",
     "density": "4 Flow and attribution",
+    "explanations": "4 Flow and attribution",
     "alignment": "4 Flow and attribution",
     "forecasts": "4 Flow and attribution",
     "events": "2 Lags",
@@ -351,7 +352,14 @@ def targets():
             stages += ["attribution"]
             yield f"results/lags/{model}/{signal}.verdicts.csv"
             yield f"results/attribution/{model}/{signal}.knock_out.csv"
-            for name in ("verdicts", "knock_out", "agreement", "density", "forecasts"):
+            for name in (
+                "verdicts",
+                "knock_out",
+                "agreement",
+                "density",
+                "forecasts",
+                "explanations",
+            ):
                 yield from figure(f"{model}/{signal}/{name}")
         if model in CROSSED:
             yield from figure(f"{model}/{signal}/alignment")

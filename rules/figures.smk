@@ -42,6 +42,7 @@ rule draw_evidence:
         knock_out="results/attribution/{model}/{signal}.knock_out.zarr.zip",
         knock_out_table="results/attribution/{model}/{signal}.knock_out.csv",
         attribution="results/attribution/{model}/{signal}.zarr.zip",
+        compared="results/attribution/{model}/{signal}.compared.zarr.zip",
         time="results/time/{model}/{signal}.zarr.zip",
     output:
         verdicts=reported("{model}/{signal}/verdicts", "verdicts", signal="{signal}"),
@@ -49,6 +50,9 @@ rule draw_evidence:
         agreement=reported("{model}/{signal}/agreement", "agreement", signal="{signal}"),
         density=reported("{model}/{signal}/density", "density", signal="{signal}"),
         forecasts=reported("{model}/{signal}/forecasts", "forecasts", signal="{signal}"),
+        explanations=reported(
+            "{model}/{signal}/explanations", "explanations", signal="{signal}"
+        ),
     log:
         "logs/draw_evidence/{model}/{signal}.log",
     benchmark:
@@ -61,7 +65,9 @@ rule draw_evidence:
         mem_mb=grown(1000),
         runtime=grown(10),
     params:
-        spec=spec(confidence="lags.confidence", dpi="figures.dpi"),
+        spec=spec(
+            confidence="lags.confidence", window="figures.window", dpi="figures.dpi"
+        ),
         code=code("draw_evidence"),
     message:
         "Drawing what the attention of {wildcards.model} on {wildcards.signal} amounts to"

@@ -15,6 +15,8 @@ with job() as snakemake:
         read_table(snakemake.input.knock_out_table, empty=True),
         read_tree(snakemake.input.attribution),
         read_tree(snakemake.input.time),
+        compared=read_tree(snakemake.input.compared),
+        window=spec["window"],
         confidence=spec["confidence"],
         title=names.signal,
         subtitle=names.model,

@@ -17,6 +17,7 @@ from laglens.figures.arcs import draw_arcs, strongest_arcs
 from laglens.figures.bands import by_time, forecasting_rows
 from laglens.figures.density import draw_density, pairs_of
 from laglens.figures.evidence import draw_evidence
+from laglens.figures.explanations import draw_explanations
 from laglens.figures.flow import draw_flow
 from laglens.figures.forecasts import draw_forecasts, window_errors
 from laglens.figures.layers import draw_layers, signal_style
@@ -231,6 +232,33 @@ def test_tokens_are_counted_where_attention_and_attribution_put_them(time):
     assert "r 1 [1, 1]" in words(figure)
 
 
+# -- explanations -----------------------------------------------------------------------------------------------------
+
+
+def explained(tree, names=("occlusion", "rollout", "max_flow", "relevance")):
+    """Comparison of explanations that put all importance of window w on sample 5 w + the place of the explanation."""
+    root = tree.to_dataset(inherit=False)
+    values = np.zeros((len(names), root.sizes["sample"], int(tree.attrs["history"])))
+    for i, w in np.ndindex(*values.shape[:2]):
+        values[i, w, 5 * w + i] = -3.0 if i == 0 else 1.0
+    coords = {"explanation": np.array(names, dtype=object), "time": np.arange(values.shape[2])}
+    node = xr.Dataset({"importance": (("explanation", "sample", "time"), values)}, coords)
+    attrs = tree.attrs | {"step": 1, "target_time": tree.attrs["history"]}
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), "/explanations": node})
+
+
+def test_every_explanation_is_a_band_over_the_history_of_the_window(time):
+    figure = draw_explanations(explained(time), time, window=2)
+    one, mean = (axes_named(figure, f"explanations {name}")[0] for name in ("window", "mean"))
+    assert [label.get_text() for label in one.get_yticklabels()] == ["occlusion", "rollout", "max flow", "relevance"]
+    np.testing.assert_array_equal(one.images[0].get_array().argmax(1), [10, 11, 12, 13])
+    np.testing.assert_allclose(np.asarray(mean.images[0].get_array())[0, 0:30:5], 1)
+    assert one.images[0].get_extent()[:2] == [-0.5, 63.5] and one.get_xlim() == (-0.5, 95.5)
+    with pytest.raises(LaglensError, match="figures.window is 9, but there are 6 windows"):
+        draw_explanations(explained(time), time, window=9)
+    assert "Not explained" in words(draw_explanations(xr.DataTree(), time))
+
+
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 
@@ -246,8 +274,9 @@ def test_text_is_never_clipped_and_never_overlaps(options):
     figures += [run["flow"], run["arcs"]]
     agreement = attributed(tree)
     effects, table = knock_out(periods=(24.0,))
-    evidence = draw_evidence(verdicts(), effects, table, agreement, tree, **named)
-    assert list(evidence) == ["verdicts", "knock_out", "agreement", "density", "forecasts"]
+    compared = explained(tree, [f"explanation_number_{i}_of_many" for i in range(12)])
+    evidence = draw_evidence(verdicts(), effects, table, agreement, tree, compared=compared, **named)
+    assert list(evidence) == ["verdicts", "knock_out", "agreement", "density", "forecasts", "explanations"]
     figures += evidence.values()
     for figure in figures:
         assert_readable(figure)

@@ -255,7 +255,7 @@ def test_figures_are_drawn_again_without_torch_and_the_run_says_where_to_look(
     workflow.configure({"figures.gamma": 0.7, "figures.dpi": 61})
     run = workflow.snakemake(python_path=tmp_path / "poison")
     assert run.returncode == 0, run.stdout
-    assert "40 of 40 files of the study are in results/figures" in run.stdout
+    assert "43 of 43 files of the study are in results/figures" in run.stdout
     assert "open         results/explorer.html" in run.stdout
     assert re.search(r"^  each +wave +(no|not testable|16 samples) ", run.stdout, re.MULTILINE), run.stdout
     after = workflow.results()

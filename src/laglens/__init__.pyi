@@ -38,6 +38,7 @@ from .figures.comparison import draw_comparison as draw_comparison
 from .figures.density import draw_density as draw_density
 from .figures.events import draw_events as draw_events
 from .figures.evidence import draw_evidence as draw_evidence
+from .figures.explanations import draw_explanations as draw_explanations
 from .figures.flow import draw_flow as draw_flow
 from .figures.forecasts import draw_forecasts as draw_forecasts
 from .figures.head_sheet import draw_head_sheet as draw_head_sheet

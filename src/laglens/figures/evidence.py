@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from laglens.figures.agreement import draw_agreement
 from laglens.figures.density import draw_density
+from laglens.figures.explanations import draw_explanations
 from laglens.figures.forecasts import draw_forecasts
 from laglens.figures.knock_out import draw_knock_out
 from laglens.figures.verdicts import draw_verdicts
@@ -22,6 +23,8 @@ def draw_evidence(
     agreement: xr.DataTree,
     time_tree: xr.DataTree,
     *,
+    compared: xr.DataTree | None = None,
+    window: int = 0,
     confidence: float = 0.95,
     title: str = "",
     subtitle: str = "",
@@ -38,6 +41,10 @@ def draw_evidence(
         From `laglens.attribution.agreement.agree_with_attention`.
     time_tree
         Maps in time, with series and forecasts.
+    compared
+        From `laglens.attribution.comparison.compare_explanations`; without it that figure is left out.
+    window
+        Which window the explanations are drawn of.
     confidence
         Of tests and intervals.
     title, subtitle
@@ -46,7 +53,7 @@ def draw_evidence(
     Returns
     -------
     dict
-        ``verdicts``, ``knock_out``, ``agreement``, ``density``, ``forecasts``; see
+        ``verdicts``, ``knock_out``, ``agreement``, ``density``, ``forecasts``, ``explanations``; see
         `laglens.figures.style.render` for their bytes.
 
     Raises
@@ -55,10 +62,13 @@ def draw_evidence(
         A table or tree lacks something.
     """
     words: dict[str, Any] = {"title": title, "subtitle": subtitle}
-    return {
+    figures = {
         "verdicts": draw_verdicts(verdicts, effects.attrs.get("signal", {}), confidence=confidence, **words),
         "knock_out": draw_knock_out(effects, effects_table, confidence=confidence, **words),
         "agreement": draw_agreement(agreement, **words),
         "density": draw_density(agreement, time_tree, **words),
         "forecasts": draw_forecasts(time_tree, agreement, **words),
     }
+    if compared is not None:
+        figures["explanations"] = draw_explanations(compared, time_tree, window=window, **words)
+    return figures

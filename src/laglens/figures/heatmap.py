@@ -176,15 +176,16 @@ def draw_colour_bar(
 ) -> Axes:
     """Small horizontal colour bar at a place in inches; its ends say whether the scale is cut there."""
     axes = place(figure, left, top, width, 0.08, label=f"colour bar, {label}")
-    bar = figure.colorbar(ScalarMappable(norm, cmap), cax=axes, orientation="horizontal")
-    bar.outline.set_visible(False)
+    # Colours lie evenly, as in the norm; a colour bar of matplotlib does the same in many times the time.
+    axes.imshow(np.linspace(0, 1, 256)[None], cmap=cmap, extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest")
     low, middle, high = (float(x) for x in norm.inverse(np.array([0, 0.5, 1])))
-    bar.ax.xaxis.set_major_locator(FixedLocator([low, middle, high]))
-    bar.ax.xaxis.set_minor_locator(NullLocator())
+    axes.spines[:].set_visible(False)
+    axes.yaxis.set_major_locator(NullLocator())
+    axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
     start = f"{'≤' if cut else ''}{number(_two(low))}" if abs(low) > 1e-3 * high else "0"
-    bar.ax.set_xticklabels([start, number(_two(middle)), f"{'≥' if cut else ''}{number(_two(high))}"], fontsize=SMALL)
+    axes.set_xticklabels([start, number(_two(middle)), f"{'≥' if cut else ''}{number(_two(high))}"], fontsize=SMALL)
     write(figure, left + width, top - 0.04, label, ha="right", fontsize=SMALL, color=MUTED)
-    return bar.ax
+    return axes
 
 
 def _two(value: float) -> float:

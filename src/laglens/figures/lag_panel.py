@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from laglens.figures.style import ACCENT, BAND, FAINT, INK, MUTED, SMALL, place, text_width
+from laglens.figures.style import ACCENT, BAND, FAINT, INK, MUTED, SMALL, text_width
 from laglens.figures.times import TimeUnit, number, unit_ticks
 from laglens.figures.truth import Rhythm, periods_of
 
@@ -119,10 +120,22 @@ def profile_keys(confidence: float, colour: str = ACCENT) -> list[Key]:
 
 def draw_legend(figure: Figure, left: float, top: float, keys: Sequence[Key]) -> None:
     """One line of keys, each a short line and its name, in inches from the upper left corner."""
-    axes = place(figure, left, top - 0.1, 7, 0.12, xlim=(0, 7), ylim=(0, 1))
-    axes.set_axis_off()
-    at = 0.0
+    width, height = figure.get_size_inches()
+    level = height - top + 0.04
+    # Artists of the figure: axes for a line of words would take longer than all else in it.
     for style, label in keys:
-        axes.plot([at, at + 0.12, at + 0.24], [0.5] * 3, markevery=[1], solid_capstyle="butt", **style)
-        axes.text(at + 0.3, 0.5, label, fontsize=SMALL, color=INK, va="center_baseline")
-        at += 0.3 + text_width(label, SMALL) + 0.22
+        places = [left, left + 0.12, left + 0.24]
+        line = Line2D(
+            places, [level] * 3, markevery=[1], solid_capstyle="butt", transform=figure.dpi_scale_trans, **style
+        )
+        figure.add_artist(line)
+        figure.text(
+            (left + 0.3) / width,
+            level / height,
+            label,
+            fontsize=SMALL,
+            color=INK,
+            va="center_baseline",
+            parse_math=False,
+        )
+        left += 0.3 + text_width(label, SMALL) + 0.22

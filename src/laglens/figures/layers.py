@@ -100,7 +100,7 @@ def draw_measure(
     for index, (signal, table) in enumerate(tables.items()):
         style = signal_style(index)
         shift = (index - (len(tables) - 1) / 2) * step
-        medians = []
+        medians: dict[str, list[tuple[float, float]]] = {}
         for place_of, (stack, layer) in enumerate(layers):
             values = table[(table["stack"] == stack) & (table["layer"] == layer)][column].dropna().to_numpy(float)
             at = place_of + shift
@@ -113,7 +113,9 @@ def draw_measure(
                 half = min(step, 0.2) * 0.5
                 median = float(np.median(values))
                 axes.plot([at - half, at + half], [median] * 2, color=style["color"], linewidth=1.6, gid="median")
-                medians.append(median)
+                medians.setdefault(stack, []).append((at, median))
+        for points in medians.values():  # how it goes on from layer to layer
+            axes.plot(*zip(*points, strict=True), color=style["color"], linewidth=0.6, alpha=0.6, gid="progression")
     if isinstance(uniform, str):
         first = next(iter(tables.values()))
         for place_of, (stack, layer) in enumerate(layers):
