@@ -18,7 +18,9 @@ SIZES = [(width, colours) for width in (1000, 850, 720, 620) for colours in (256
 HEAD = """# Gallery
 
 Every figure of laglens, drawn from the default study: `snakemake`, then `python docs/gallery.py`, which writes this
-page and its pictures. [Figures](figures.md) says how to read each of them.
+page and its pictures. [Figures](figures.md) says how to read each of them, also of those that the default study has no
+model for: the [alignment](figures.md#alignment-which-moment-each-step-of-the-forecast-reads) of cross-attention and the
+[class token](figures.md#class-token-where-an-image-model-looks) of image models.
 """
 SHOWN = {  # figure: title, what to see
     "image_small/three_harmonics/verdicts": (
@@ -59,13 +61,33 @@ SHOWN = {  # figure: title, what to see
         "One head on two signals, with and without a period, and the difference against its own null.",
     ),
     "numeric_small/sunspots/flow": ("Flow", "What reaches the forecast through all layers, under the series."),
+    "numeric_small/sunspots/arcs": (
+        "Arcs",
+        "The ways through all layers by which the last step of the forecast is reached, the strongest at every layer.",
+    ),
+    "image_small/three_harmonics/explanations": (
+        "Explanations",
+        "Attributions, attention, rollout, flow and relevance of one forecast, as bands under its series.",
+    ),
     "image_small/three_harmonics/agreement": (
         "Agreement with attribution",
         "Whether heads look where the forecast comes from, beside attributions of other windows.",
     ),
+    "image_small/three_harmonics/density": (
+        "Attention against attribution",
+        "All tokens of all heads: the line is level where attention tells nothing about what the forecast uses.",
+    ),
     "numeric_small/sunspots/forecasts": (
         "Forecasts",
         "The worst windows beside the best, with what was looked at and what was used.",
+    ),
+    "forecaster/season_trend_outliers/events": (
+        "Attention to events",
+        "What tokens with an outlier get, beside the same tokens of windows without one.",
+    ),
+    "image_small/three_harmonics/similarity": (
+        "Head similarity",
+        "How far apart the maps of all heads are, in the order of their clusters.",
     ),
     "image_small/layers": ("Heads by layer", "Entropy, Gini coefficient and locality of all heads on all signals."),
     "image_small/training": ("Training", "Losses, and errors beside forecasts that need no model."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import FuncNorm, LogNorm, Normalize, PowerNorm, SymLogNorm
+from matplotlib.colors import Colormap, FuncNorm, LogNorm, Normalize, PowerNorm, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -175,15 +175,25 @@ def draw_colour_bar(
     cut: bool = True,
 ) -> Axes:
     """Small horizontal colour bar at a place in inches; its ends say whether the scale is cut there."""
-    axes = place(figure, left, top, width, 0.08, label=f"colour bar, {label}")
-    # Colours lie evenly, as in the norm; a colour bar of matplotlib does the same in many times the time.
-    axes.imshow(np.linspace(0, 1, 256)[None], cmap=cmap, extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest")
     low, middle, high = (float(x) for x in norm.inverse(np.array([0, 0.5, 1])))
+    start = f"{'≤' if cut else ''}{number(_two(low))}" if abs(low) > 1e-3 * high else "0"
+    words = [start, number(_two(middle)), f"{'≥' if cut else ''}{number(_two(high))}"]
+    return draw_colours(figure, left, top, width, label, cmap, dict(zip((0, 0.5, 1), words, strict=True)))
+
+
+def draw_colours(
+    figure: Figure, left: float, top: float, width: float, label: str, cmap: str | Colormap, ticks: Mapping[float, str]
+) -> Axes:
+    """All colours of a map from left to right, with its name above and ticks, from 0 to 1, below.
+
+    Colours lie evenly, as in a norm. A colour bar of matplotlib does the same in many times the time.
+    """
+    axes = place(figure, left, top, width, 0.08, label=f"colour bar, {label}")
+    axes.imshow(np.linspace(0, 1, 256)[None], cmap=cmap, extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest")
     axes.spines[:].set_visible(False)
     axes.yaxis.set_major_locator(NullLocator())
-    axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
-    start = f"{'≤' if cut else ''}{number(_two(low))}" if abs(low) > 1e-3 * high else "0"
-    axes.set_xticklabels([start, number(_two(middle)), f"{'≥' if cut else ''}{number(_two(high))}"], fontsize=SMALL)
+    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
+    axes.set_xticklabels(list(ticks.values()), fontsize=SMALL)
     write(figure, left + width, top - 0.04, label, ha="right", fontsize=SMALL, color=MUTED)
     return axes
 

@@ -12,24 +12,21 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from laglens.figures import truth
+from laglens.figures.heatmap import draw_colours
 from laglens.figures.lag_panel import style_lag_axes
 from laglens.figures.reading import all_heads, edges, excess, headline_part, null_sentence, stacks, with_part
 from laglens.figures.rows import label_rows, names_width, row_height
 from laglens.figures.settings import FigureSettings
 from laglens.figures.style import (
-    MUTED,
     SEQUENTIAL,
-    SMALL,
     WIDTH,
     caption,
     caption_height,
     look,
     new_figure,
     place,
-    write,
     write_title,
 )
 from laglens.figures.times import TimeUnit, number
@@ -76,13 +73,15 @@ def draw_lag_strip(
         figure = new_figure(top + row * len(heads) + 0.56 + caption_height(note, WIDTH - 0.4))
         left = 0.2 + names_width(heads) + 0.1
         axes = place(figure, left, top, WIDTH - left - 0.2, row * len(heads), label="lag strip")
-        mappable = _draw(axes, image)
+        _draw(axes, image)
         style_lag_axes(axes, image["lag"].values, unit, known)
         axes.set_xlim(*edges(image["lag"].values)[[0, -1]])
         truth.mark_rhythms(axes, known, colour="white")
         label_rows(axes, heads, row)
         write_title(figure, title, subtitle, 4.9)
-        _draw_bar(figure, mappable, scale_top(image))
+        top_of_scale = scale_top(image)
+        ticks = {tick / top_of_scale: _bar_label(tick) for tick in range(int(top_of_scale) + 1)}
+        draw_colours(figure, WIDTH - 1.75, 0.28, 1.5, "ratio to the limit, log2", _lit_colours(), ticks)
         caption(figure, 0.2, top + row * len(heads) + 0.56, note, WIDTH - 0.4)
     return figure
 
@@ -118,18 +117,6 @@ def _draw(axes: Axes, image: xr.DataArray) -> ScalarMappable:
 def _lit_colours() -> ListedColormap:
     colours = matplotlib.colormaps[SEQUENTIAL](np.linspace(LIT, 1, 256))
     return ListedColormap(colours, name="lit", under="black")
-
-
-def _draw_bar(figure: Figure, mappable: ScalarMappable, top: float) -> None:
-    width = 1.5
-    axes = place(figure, WIDTH - 0.25 - width, 0.28, width, 0.08)
-    bar = figure.colorbar(mappable, cax=axes, orientation="horizontal")
-    bar.outline.set_visible(False)
-    ticks = [float(tick) for tick in range(int(top) + 1)]
-    bar.ax.xaxis.set_major_locator(FixedLocator(ticks))
-    bar.ax.xaxis.set_minor_locator(NullLocator())
-    bar.ax.set_xticklabels([_bar_label(tick) for tick in ticks], fontsize=SMALL)
-    write(figure, WIDTH - 0.25, 0.24, "ratio to the limit, log2", ha="right", fontsize=SMALL, color=MUTED)
 
 
 def _bar_label(tick: float) -> str:
