@@ -150,7 +150,7 @@ def _draw_overall(
     width = (WIDTH - 0.3 - start - 0.22 * (len(kinds) - 1)) / len(kinds)
     ends = overall[["low", "high", "excess"]].to_numpy(float)
     reach = 1.08 * max(float(np.nanmax(np.abs(ends))), 1e-6)
-    low_end = -reach if np.nanmin(ends) < 0 else -0.05 * reach
+    low_end = min(1.15 * float(np.nanmin(ends)), -0.05 * reach)
     for index, kind in enumerate(kinds):
         left = start + index * (width + 0.22)
         write(figure, left, TOP - 0.08, _plain(kind), room=width, color=INK)
