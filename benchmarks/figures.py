@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -39,52 +40,34 @@ def jobs(config: Mapping[str, Any], pairs: list[tuple[str, str]]) -> Iterator[Jo
     for model, signal in pairs:
         of, words = f"{model}/{signal}", {"title": signal, "subtitle": model}
         settings = figures | {"heads": config["models"][model]["drawn_heads"]}
-        yield "draw_run", f"flow/{of}.zarr.zip", lambda of=of, words=words, settings=settings: _run(of, settings, words)
-        yield (
-            "draw_evidence",
-            f"attribution/{of}.knock_out.zarr.zip",
-            lambda of=of, words=words: _evidence(of, confidence, words),
-        )
-        yield "draw_events", f"heads/{of}.events.zarr.zip", lambda of=of, words=words: _events(of, confidence, words)
-        yield (
-            "draw_alignment",
-            f"heads/{of}.alignment.zarr.zip",
-            lambda of=of, words=words: _of_tree(draw_alignment, f"time/{of}", figures, **words),
-        )
-        yield (
-            "draw_class_token",
-            f"heads/{of}.cls.zarr.zip",
-            lambda of=of, words=words: _of_tree(draw_class_token, f"heads/{of}.cls", **words),
-        )
+        yield "draw_run", f"flow/{of}.zarr.zip", partial(_run, of, settings, words)
+        yield "draw_evidence", f"attribution/{of}.knock_out.zarr.zip", partial(_evidence, of, confidence, words)
+        yield "draw_events", f"heads/{of}.events.zarr.zip", partial(_events, of, confidence, words)
+        alignment = partial(_of_tree, draw_alignment, f"time/{of}", settings, words)
+        yield "draw_alignment", f"heads/{of}.alignment.zarr.zip", alignment
+        token = partial(_of_tree, draw_class_token, f"heads/{of}.cls", settings, words)
+        yield "draw_class_token", f"heads/{of}.cls.zarr.zip", token
     for model in dict.fromkeys(model for model, _ in pairs):
         signals = sorted(signal for other, signal in pairs if other == model)
-        yield (
-            "draw_model",
-            f"heads/{model}/{signals[0]}.csv",
-            lambda model=model, signals=signals: _layers(model, signals),
-        )
+        yield "draw_model", f"heads/{model}/{signals[0]}.csv", partial(_layers, model, signals)
         for fit in (model, *(f"{model}/{signal}" for signal in signals)):
-            yield "draw_tracking", f"lags/{fit}.tracking.zarr.zip", lambda fit=fit: _tracking(fit, confidence)
-            yield "draw_training", f"models/{fit}.csv", lambda fit=fit: _training(fit)
+            yield "draw_tracking", f"lags/{fit}.tracking.zarr.zip", partial(_tracking, fit, confidence)
+            yield "draw_training", f"models/{fit}.csv", partial(_training, fit)
     for name, comparison in config["comparisons"].items():
-        yield (
-            "draw_comparison",
-            f"comparisons/{name}.zarr.zip",
-            lambda name=name, comparison=comparison: _comparison(name, comparison, figures),
-        )
+        yield "draw_comparison", f"comparisons/{name}.zarr.zip", partial(_comparison, name, comparison, figures)
 
 
 def _tree(path: str) -> Any:
     return read_tree(f"results/{path}.zarr.zip")
 
 
-def _run(of: str, settings: Mapping[str, Any], words: Mapping[str, str]) -> Drawing:
+def _run(of: str, settings: dict[str, Any], words: dict[str, Any]) -> Drawing:
     time, lags, similarity = (_tree(path) for path in (f"time/{of}", f"lags/{of}", f"heads/{of}.similarity"))
     flow, curves = (read_dataset(f"results/{path}.zarr.zip") for path in (f"flow/{of}", f"lags/{of}.input"))
     return lambda: draw_run(time, lags, settings, flow=flow, similarity=similarity, curves=curves, **words)
 
 
-def _evidence(of: str, confidence: float, words: Mapping[str, Any]) -> Drawing:
+def _evidence(of: str, confidence: float, words: dict[str, Any]) -> Drawing:
     verdicts = read_table(f"results/lags/{of}.verdicts.csv")
     cuts = read_table(f"results/attribution/{of}.knock_out.csv", empty=True)
     effects, agreement, time = (
@@ -94,14 +77,14 @@ def _evidence(of: str, confidence: float, words: Mapping[str, Any]) -> Drawing:
     return lambda: draw_evidence(verdicts, effects, cuts, agreement, time, **words)
 
 
-def _events(of: str, confidence: float, words: Mapping[str, str]) -> Drawing:
+def _events(of: str, confidence: float, words: dict[str, Any]) -> Drawing:
     table, tree = read_table(f"results/heads/{of}.events.csv", empty=True), _tree(f"heads/{of}.events")
     return lambda: {"events": draw_events(table, tree, confidence=confidence, **words)}
 
 
-def _of_tree(draw: Callable[..., Figure], path: str, *args: Any, **words: str) -> Drawing:
+def _of_tree(draw: Callable[..., Figure], path: str, settings: dict[str, Any], words: dict[str, Any]) -> Drawing:
     tree = _tree(path)
-    return lambda: {draw.__name__: draw(tree, *args, **words)}
+    return lambda: {draw.__name__: draw(tree, settings, **words)}
 
 
 def _layers(model: str, signals: list[str]) -> Drawing:
@@ -119,18 +102,19 @@ def _training(fit: str) -> Drawing:
     return lambda: {"training": draw_training(curve, card, title=card["name"])}
 
 
-def _comparison(name: str, comparison: Mapping[str, Any], figures: Mapping[str, Any]) -> Drawing:
+def _comparison(name: str, comparison: Mapping[str, Any], figures: dict[str, Any]) -> Drawing:
     model = comparison["model"]
     paths = (f"comparisons/{name}", *(f"time/{model}/{signal}" for signal in comparison["signals"]))
-    trees = [_tree(path) for path in paths]
+    tree, a, b = (_tree(path) for path in paths)
     settings = figures | {"heads": comparison["drawn_heads"]}
-    return lambda: {"comparison": draw_comparison(*trees, settings, title=name, subtitle=model)}
+    return lambda: {"comparison": draw_comparison(tree, a, b, settings, title=name, subtitle=model)}
 
 
-def measure() -> dict[str, dict[str, float]]:
+def measure() -> dict[str, dict[str, Any]]:
     """CPU seconds by rule of the study in the working folder: to read, to build, and to render in each format."""
     study = load_study(yaml.safe_load(Path("config.yaml").read_text("utf-8")))
-    config, found = canonical(study), {}
+    config = canonical(study)
+    found: dict[str, dict[str, Any]] = {}
     formats, dpi = config["figures"]["formats"], config["figures"]["dpi"]
     for rule, first, read in jobs(config, study.pairs):
         if not Path("results", first).is_file():
