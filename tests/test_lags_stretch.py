@@ -10,7 +10,7 @@ import laglens
 from laglens.attribution.stretch import stretch_or_say_why, stretch_probe
 from laglens.errors import LaglensError
 from laglens.lags.precision import resample_windows
-from laglens.lags.stretch import calibrate_heads, stretch_combs, stretched_periods
+from laglens.lags.stretch import StretchCombs, calibrate_heads, stretched_periods
 from laglens.signals.stretch import FACTORS, stretch, stretch_windows
 
 WEIGHTS = Path(laglens.__file__).parent / "weights"
@@ -94,12 +94,17 @@ def test_a_period_between_tokens_is_found_to_a_tenth_of_a_token(period, probe):
     assert np.diff(found["period_interval"].sel(head=1).values[0]) > STEP
 
 
-def test_combs_of_all_factors_have_no_contrast_on_a_flat_profile():
-    weights, periods = stretch_combs(LAG, np.array(FACTORS), STEP)
-    assert weights.shape == (len(periods), 9, len(LAG))
-    np.testing.assert_allclose(weights.sum((1, 2)), 0, atol=1e-9)
+def test_combs_have_no_contrast_on_a_trend_and_are_refined_with_the_same_teeth():
+    grid = np.arange(30.0, 320.0)
+    combs = StretchCombs.of(grid, LAG, np.array(FACTORS), STEP)
+    assert combs.weights.shape == (len(combs.periods), len(grid))
+    np.testing.assert_allclose(combs.weights @ (2 + grid), 0, atol=1e-9)
+    np.testing.assert_allclose(combs.finer @ (2 + grid), 0, atol=1e-9)
+    periods = np.linspace(26, 95, 40)
+    found = combs.period(np.cos(2 * np.pi * grid / periods[:, None]))
+    np.testing.assert_allclose(found, periods, atol=0.02)
     with pytest.raises(LaglensError, match="hold no two multiples of a period of 3 tokens, 24 samples"):
-        stretch_combs(LAG[:5], np.array([1.0]), STEP)
+        StretchCombs.of(grid, LAG[:5], np.array([1.0]), STEP)
 
 
 def shipped(name: str):

@@ -17,7 +17,7 @@ GUARDS = {"P/2": 0.5, "2P": 2.0, "1.618 P": (1 + 5**0.5) / 2}  # the last has it
 TOO_FEW = "{} past lags are measured; a comb needs a tooth and two gaps"
 
 
-def comb_weights(lag: Array, period: float) -> Array:
+def comb_weights(lag: Array, period: float, teeth: NDArray[np.int64] | None = None) -> Array:
     r"""Weights over lags whose product with a log profile is the comb contrast, ``(lag,)``, summing to 0.
 
     .. math:: C(P) = \frac{1}{K} \sum_{k=1}^{K} L(kP) - \tfrac{1}{2} [L((k - \tfrac12) P) + L((k + \tfrac12) P)]
@@ -31,22 +31,28 @@ def comb_weights(lag: Array, period: float) -> Array:
         Rising and evenly spaced [input samples], all positive.
     period
         [input samples].
+    teeth
+        The multiples k, if not all that count.
 
     Raises
     ------
     LaglensError
         No tooth of the comb has both its gaps on the axis.
     """
-    first, last = lag[0], lag[-1]
-    teeth = np.arange(1, int(last / period) + 1)
-    teeth = teeth[((teeth - 0.5) * period >= first) & ((teeth + 0.5) * period <= last)]
+    teeth = comb_teeth(lag, period) if teeth is None else teeth
     if not len(teeth):
         raise LaglensError(
-            f"no multiple of the period {period:.4g} lies between two gaps on the lags {first:g} to {last:g}; "
+            f"no multiple of the period {period:.4g} lies between two gaps on the lags {lag[0]:g} to {lag[-1]:g}; "
             "give the model a longer history, or ask for a shorter period"
         )
     pairs = [_at(lag, k * period) - (_at(lag, (k - 0.5) * period) + _at(lag, (k + 0.5) * period)) / 2 for k in teeth]
     return np.mean(pairs, axis=0)
+
+
+def comb_teeth(lag: Array, period: float) -> NDArray[np.int64]:
+    """Multiples of the period whose gaps on both sides lie within the axis, ``(tooth,)``."""
+    teeth = np.arange(1, int(lag[-1] / period) + 1)
+    return teeth[((teeth - 0.5) * period >= lag[0]) & ((teeth + 0.5) * period <= lag[-1])]
 
 
 def _at(lag: Array, where: float) -> Array:

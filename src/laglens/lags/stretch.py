@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from laglens.errors import LaglensError
 from laglens.lags.alike import stack_dataset
-from laglens.lags.combs import comb_weights, log_ratio
+from laglens.lags.combs import comb_teeth, comb_weights, log_ratio
 from laglens.lags.precision import Resamples, quantile_interval
 from laglens.lags.tracking import refined_period, standardise
 
@@ -16,6 +19,7 @@ Array = NDArray[np.float64]
 GRID = 8  # places per token
 SMOOTH = 0.5  # standard deviation of the smoothing between lags [tokens]
 SHORTEST, CYCLES, CANDIDATES = 3.0, 2.5, 400  # tokens of the shortest period; cycles of the longest within the lags
+NEAR = 8  # candidates on either side of the best among which it is refined, 3 % of the period
 OFFSETS = np.linspace(-1, 1, 17)  # [tokens]
 BOUNDS = ("lower", "upper")
 DIMS = ("factor", "sample", "layer", "head", "lag")
@@ -28,7 +32,8 @@ def stretched_periods(
 
     A token lag of l samples in a window stretched by a stands for l / a samples of the series. Log ratios are
     standardised by those of noise stretched alike, lags of all factors are merged and smoothed, and the comb that
-    stands out most gives the period.
+    stands out most gives the period. It is refined among combs of the same teeth: with a tooth more or less the
+    contrast jumps, and the largest lies beside the period.
 
     Parameters
     ----------
@@ -57,15 +62,16 @@ def stretched_periods(
     nodes, errors = {}, []
     for name in profiles.children:
         node, null = stack_dataset(profiles, name), stack_dataset(probe, name)
-        contrasts, periods = merged_contrasts(node, null, null["offset"].values)
-        interval = np.full((*contrasts.shape[1:3], 2), np.nan)
+        merged, grid = merged_profiles(node, null, null["offset"].values)
+        combs = StretchCombs.of(grid, node["lag"].values, node["factor"].values, _step(node))
+        interval = np.full((*merged.shape[1:3], 2), np.nan)
         if resamples.weights is not None:
-            interval = quantile_interval(refined_period(resamples.means(contrasts), periods), confidence)
+            interval = quantile_interval(combs.period(resamples.means(merged)), confidence)
         samples = {"units": "input samples"}
         heads, error = ("layer", "head"), null["error"].values
         nodes[f"/{name}"] = xr.Dataset(
             {
-                "period": (heads, refined_period(contrasts.mean(0), periods), samples),
+                "period": (heads, combs.period(merged.mean(0)), samples),
                 "period_interval": ((*heads, "bound"), interval, samples),
                 "error": (heads, error, samples),
             },
@@ -105,10 +111,12 @@ def calibrate_heads(noise: xr.DataTree, waves: xr.DataTree) -> xr.DataTree:
     for name in noise.children:
         node, null = stack_dataset(waves, name), stack_dataset(noise, name)
         z, shape = _standardised(node, null), (node.sizes["layer"], node.sizes["head"])
-        errors = []
+        errors, lag, factors = [], node["lag"].values, node["factor"].values
+        grid = _grid(lag, factors, _step(node))
+        combs = StretchCombs.of(grid, lag, factors, _step(node))
         for offset in OFFSETS:
-            weights, periods = stretch_combs(node["lag"].values, node["factor"].values, _step(node), offset)
-            found = refined_period(np.einsum("fshdl,pfl->shdp", z, weights, optimize=True), periods)
+            merging = _merging(grid, lag, factors, _step(node), offset)
+            found = combs.period(np.einsum("fshdl,gfl->shdg", z, merging, optimize=True))
             errors.append(np.median(np.abs(found - true[:, None, None]), axis=0))
         best = np.argmin(errors, axis=0)
         nodes[f"/{name}"] = null.assign(
@@ -118,46 +126,67 @@ def calibrate_heads(noise: xr.DataTree, waves: xr.DataTree) -> xr.DataTree:
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=noise.attrs | {"n_waves": len(true)}), **nodes})
 
 
-def merged_contrasts(node: xr.Dataset, noise: xr.Dataset, offset: Array) -> tuple[Array, Array]:
-    """Contrast of every window and head at every candidate period: (sample, layer, head, period), (period,).
+def merged_profiles(node: xr.Dataset, noise: xr.Dataset, offset: Array) -> tuple[Array, Array]:
+    """Profile of every window and head over the lags of all factors: (sample, layer, head, place), (place,).
 
     Parameters
     ----------
     node, noise
         ``ratio (factor, sample, layer, head, lag)``.
     offset
-        Of every head [tokens], ``(layer, head)``.
+        By how much every head looks beyond the lags at which its input repeats [tokens], ``(layer, head)``.
     """
     z, lag, factors = _standardised(node, noise), node["lag"].values, node["factor"].values
-    periods = candidate_periods(lag, factors, _step(node))
-    contrasts = np.empty((*z.shape[1:4], len(periods)))
+    grid = _grid(lag, factors, _step(node))
+    merged = np.empty((*z.shape[1:4], len(grid)))
     for one in np.unique(offset):
         at = offset == one
-        weights, _ = stretch_combs(lag, factors, _step(node), one)
-        contrasts[:, at] = np.einsum("fshl,pfl->shp", z[:, :, at], weights, optimize=True)
-    return contrasts, periods
+        merging = _merging(grid, lag, factors, _step(node), one)
+        merged[:, at] = np.einsum("fshl,gfl->shg", z[:, :, at], merging, optimize=True)
+    return merged, grid
 
 
-def stretch_combs(lag: Array, factors: Array, step: float, offset: float = 0.0) -> tuple[Array, Array]:
-    """Weights over the lags of all factors whose sum is the contrast of a period: (period, factor, lag), (period,).
+@dataclass(frozen=True)
+class StretchCombs:
+    """Combs over merged lags.
 
-    Parameters
+    Attributes
     ----------
-    lag
-        Token lags [input samples of the stretched window], evenly spaced.
-    factors
-        Of the windows.
-    step
-        Input samples per token.
-    offset
-        By how much the head looks beyond the lags at which its input repeats [tokens].
+    periods
+        Candidates, ``(period,)`` [input samples].
+    weights
+        ``(period, place)``, of norm 1: combs of many teeth and of few then vary alike on noise.
+    finer
+        Of candidate i the combs of the candidates around it with the teeth that all of them have,
+        ``(period, 2 NEAR + 1, place)``.
     """
-    periods = candidate_periods(lag, factors, step)
-    grid = _grid(lag, np.asarray(factors), step)
-    combs = np.stack([comb_weights(grid, period) for period in periods])
-    # Combs of many teeth and of few then vary alike on noise.
-    combs /= np.linalg.norm(combs, axis=1, keepdims=True)
-    return np.einsum("pg,gfl->pfl", combs, _merging(grid, lag, factors, step, offset), optimize=True), periods
+
+    periods: Array
+    weights: Array
+    finer: Array
+
+    @classmethod
+    def of(cls, grid: Array, lag: Array, factors: Array, step: float) -> Self:
+        """Of a grid of lags, as in `merged_profiles`."""
+        periods = candidate_periods(lag, factors, step)
+        weights = np.stack([comb_weights(grid, period) for period in periods])
+        around = periods[:, None] * (periods[1] / periods[0]) ** np.arange(-NEAR, NEAR + 1)
+        finer = []
+        for near in around:
+            teeth = np.intersect1d(comb_teeth(grid, near[0]), comb_teeth(grid, near[-1]))
+            finer.append(np.stack([comb_weights(grid, period, teeth) for period in near]))
+        return cls(periods, weights / np.linalg.norm(weights, axis=1, keepdims=True), np.stack(finer))
+
+    def period(self, merged: Array) -> Array:
+        """Period of the largest comb: (..., place) -> (...)."""
+        profiles = merged.reshape(-1, merged.shape[-1])
+        largest = (profiles @ self.weights.T).argmax(-1)
+        found = np.empty(len(profiles))
+        steps = self.periods[1] / self.periods[0]
+        for i in np.unique(largest):
+            near = self.periods[i] * steps ** np.arange(-NEAR, NEAR + 1)
+            found[largest == i] = refined_period(profiles[largest == i] @ self.finer[i].T, near)
+        return found.reshape(merged.shape[:-1])
 
 
 def _merging(grid: Array, lag: Array, factors: Array, step: float, offset: float) -> Array:
