@@ -10,14 +10,14 @@ import sys
 
 import numpy as np
 import torch
-import xarray as xr
 
 from benchmarks.measure import ROOT, keep, show, show_machine
-from laglens.attribution.stretch import stretch_probe, stretched_profiles, stretched_waves
+from laglens.attribution.stretch import stretch_probe, stretched_profiles
 from laglens.calibration.summary import resampled
 from laglens.lags.stretch import StretchCombs, merged_profiles
 from laglens.models.forecaster import Forecaster
 from laglens.models.registry import restore_model
+from laglens.signals.stretch import stretched_waves
 from laglens.store import read_card, read_weights
 
 SHIPPED = ROOT / "src" / "laglens" / "weights"
@@ -30,15 +30,14 @@ def errors(model: Forecaster, n: int) -> tuple[np.ndarray, int]:
     probe = stretch_probe(model)
     step = min(int(node.attrs["samples_per_token"]) for node in probe.children.values())
     waves = stretched_profiles(model, stretched_waves(n, model.history, step, seed=SEED, name="held out"))
-    name, layer, head = min(
-        ((name, *place) for name, node in probe.children.items() for place in np.ndindex(node["error"].shape)),
-        key=lambda at: float(probe[at[0]]["error"][at[1:]]),
-    )
-    node, null = waves[name].to_dataset(), probe[name].to_dataset()
+    nodes = {name: node.to_dataset() for name, node in probe.children.items()}
+    name = min(nodes, key=lambda name: float(nodes[name]["error"].min()))
+    null, node = nodes[name], waves.children[name].to_dataset()
+    layer, head = np.unravel_index(int(null["error"].values.argmin()), null["error"].shape)
     merged, grid = merged_profiles(node, null, null["offset"].values)
     combs = StretchCombs.of(grid, node["lag"].values, node["factor"].values, step)
-    true: xr.DataArray = waves["true_period"]
-    return np.abs(combs.period(merged[:, layer, head]) - true.values), step
+    true = waves.to_dataset()["true_period"].values
+    return np.abs(combs.period(merged[:, layer, head]) - true), step
 
 
 def main(n: int = 200) -> None:
