@@ -1,5 +1,6 @@
 """Token-to-time reduction: mass is conserved, identities, the published demo's mean."""
 
+import tracemalloc
 from functools import partial
 from pathlib import Path
 
@@ -127,6 +128,28 @@ def test_a_cube_on_disk_is_reduced_piece_by_piece(
     assert max(read) <= 3 * matrix < tree["encoder"]["attention"].size * 4 / 10
     written = read_tree(tmp_path / "time.zarr.zip")
     xr.testing.assert_identical(written, whole)
+
+
+def test_memory_of_a_reduction_does_not_grow_with_the_cube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that numpy and Python take, from opening the cube on disk to the file that is left."""
+    tokens = grid_map(10, 20, 0)
+    monkeypatch.setattr(reduce, "PIECE", 2**20)
+    peaks = []
+    for samples in (4, 20):
+        tree = token_tree(random_rows(samples, 2, 4, 200, 200), tokens)
+        tree["encoder"]["attention"] = tree["encoder"]["attention"].astype("float16")
+        write_tree(tree, tmp_path / "attention.zarr.zip")
+        del tree
+        tracemalloc.start()
+        with (
+            opened_tree(tmp_path / "attention.zarr.zip") as cube,
+            tree_writer(tmp_path / "time.zarr.zip", ["encoder"]) as writer,
+        ):
+            time_into(writer, cube)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    cube_bytes = 2 * 20 * 2 * 4 * 200**2
+    assert peaks[0] < cube_bytes / 4 and peaks[1] - peaks[0] < cube_bytes / 10  # what leaves grows with the windows
 
 
 @pytest.mark.parametrize("normalisation", ["mass", "mean"])
