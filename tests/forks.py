@@ -16,9 +16,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+# Modules that jobs import by name, of which some bring a great deal with them.
+NAMED = ("encoder", "encoder_decoder", "factory", "patch")
+
 
 def warm(scripts: Path) -> None:
     """Import what any of the scripts imports, without running them."""
+    for name in NAMED:
+        __import__(f"laglens.models.{name}")
     for script in scripts.glob("*.py"):
         for node in ast.parse(script.read_text()).body:
             if isinstance(node, ast.ImportFrom):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import platform
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,16 +31,16 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapp
     path.parent.mkdir(parents=True, exist_ok=True)
     described = json.dumps({**about, "digest": digest(arrays)}, sort_keys=True)
     content: dict[str, Any] = {ABOUT: np.array(described), **{key: arrays[key] for key in sorted(arrays)}}
-    part, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    # The same name every time, so that what a killed process left is written over.
+    part = path.with_name(f".{path.name}.{platform.node()}.part")
     try:
-        with os.fdopen(part, "wb") as file:
+        with part.open("wb") as file:
             np.savez(file, **content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)  # a temporary file is for its owner alone
-        os.replace(name, path)
+        os.replace(part, path)
     except BaseException:
-        Path(name).unlink()
+        part.unlink(missing_ok=True)
         raise
 
 
