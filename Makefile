@@ -38,6 +38,7 @@ lint: setup
 
 docs: setup
 	@$(BIN)/python docs/tables.py
+	@$(BIN)/python docs/notebook.py
 	@$(BIN)/python -m laglens.config.document >docs/config.md.new && mv docs/config.md.new docs/config.md
 
 lock: setup

@@ -127,6 +127,7 @@ from .models.registry import build_model as build_model
 from .models.registry import restore_model as restore_model
 from .models.tokens import Stack as Stack
 from .models.tokens import TokenMap as TokenMap
+from .models.untrained import untrained_model as untrained_model
 from .report.explorer import explorer_page as explorer_page
 from .report.run import explorer_run as explorer_run
 from .report.summary import summary_table as summary_table

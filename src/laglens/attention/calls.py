@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -143,9 +143,9 @@ class Record:
     call: int
     source: str
     shape: tuple[int, int]
-    weights: Tensor | None
-    reduced: dict[str, Tensor] | None
-    selected: Tensor | None
+    weights: Tensor | None = field(repr=False)
+    reduced: dict[str, Tensor] | None = field(repr=False)
+    selected: Tensor | None = field(repr=False)
     error: float
     tolerance: float
     empty_rows: int

@@ -141,6 +141,14 @@ class AttentionCapture(TorchFunctionMode):
         self._handlers = {}
         self.__dict__.pop("_last", None)
 
+    def __repr__(self) -> str:
+        about = self.certificate
+        worst = f", worst |W V - output| {about['worst']:.1e}" if about["worst"] else ""
+        return (
+            f"AttentionCapture of {type(self.model).__name__}: {about['captured']} of {about['found']} attention "
+            f"modules, {about['calls']} calls{worst}"
+        )
+
     @property
     def records(self) -> list[Record]:
         """The calls in the order in which they happened."""

@@ -12,6 +12,7 @@ import xarray as xr
 from laglens.attention.assembly import Place, layer_arrays, records_of
 from laglens.attention.batches import Ran, choose_store, run_batches
 from laglens.attention.calls import Reader
+from laglens.attention.coordinates import SAMPLES
 from laglens.attention.nodes import Nodes
 from laglens.attention.readers import StackReader, StepReader, TokenReader, chain_reader, chains, is_square, time_reader
 from laglens.attention.sinks import InMemory, Sink
@@ -159,6 +160,7 @@ def write_stack(nodes: Nodes, ran: Ran, stack: Stack, **options: Any) -> None:
 def root_dataset(windows: xr.Dataset, forecast: Any, history: int, attrs: dict[str, Any]) -> xr.Dataset:
     """The windows and what the model forecast of them, ``(sample, [channel,] step)``."""
     dims = ("sample", "step") if forecast.ndim == 2 else ("sample", "channel", "step")
-    root = windows.assign(forecast=(dims, forecast))
-    root = root.assign_coords(step=np.arange(history, history + forecast.shape[-1]))
+    about = {"long_name": "forecast", "units": windows["series"].attrs.get("units", "")}
+    root = windows.assign(forecast=(dims, forecast, about))
+    root = root.assign_coords(step=("step", np.arange(history, history + forecast.shape[-1]), {"units": SAMPLES}))
     return root.assign_attrs(attrs)

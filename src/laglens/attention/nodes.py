@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from laglens.attention.assembly import Arrays, Batch, Lead, Place
-from laglens.attention.coordinates import column_coordinates, samples_per_token, stack_coordinates
+from laglens.attention.coordinates import LABELS, column_coordinates, samples_per_token, stack_coordinates
 from laglens.attention.sinks import Sink
 from laglens.errors import LaglensError
 from laglens.models.tokens import Stack
@@ -23,7 +23,6 @@ AFTER_LAYER = {
     "rollout": ("query", "key"),
     "rollout_special": ("query",),
 }
-ATTRS = {"entropy": {"units": "nats"}}
 
 
 def node_dataset(stack: Stack, store: str) -> xr.Dataset:
@@ -92,7 +91,7 @@ class Nodes:
             dims = dims_of(name, self.store, channels=self.channels is not None)
             sizes |= dict(zip([dim for dim in dims if dim != "layer"][-piece.ndim :], piece.shape, strict=True))
             sizes["sample"] = self.n_samples
-            awaited[name] = Awaited(dims, tuple(sizes[dim] for dim in dims), str(piece.dtype), ATTRS.get(name, {}))
+            awaited[name] = Awaited(dims, tuple(sizes[dim] for dim in dims), str(piece.dtype), LABELS.get(name, {}))
         node = node_dataset(stack, self.store).assign_coords(head=np.arange(sizes["head"]))
         self.sink.add(stack.name, node, awaited)
         self._declared.add(stack.name)

@@ -11,9 +11,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from laglens.attention.coordinates import LABELS
 from laglens.attention.cube import root_dataset
 from laglens.attention.exchange import CONTROL, OF_TOKENS, RECORDING, digest, read_arrays
-from laglens.attention.nodes import ATTRS, dims_of, node_dataset
+from laglens.attention.nodes import dims_of, node_dataset
 from laglens.errors import LaglensError
 from laglens.models.tokens import Stack, TokenMap
 from laglens.signals.windows import histories
@@ -110,7 +111,7 @@ class Recording:
         }
         labels = node_dataset(stack, "time").assign_coords(head=np.arange(found["attention"].shape[2]))
         return labels.assign(
-            {name: (dims_of(name, "time"), array, ATTRS.get(name, {})) for name, array in found.items()}
+            {name: (dims_of(name, "time"), array, LABELS.get(name, {})) for name, array in found.items()}
         )
 
 

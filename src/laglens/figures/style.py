@@ -28,6 +28,7 @@ SEQUENTIAL = "magma"
 DIVERGING = "RdBu_r"
 
 WIDTH = 7.2  # inches: two columns of a journal
+SCREEN_DPI = 110  # of a figure in a notebook
 TITLE, LABEL, TICK, SMALL = 11.0, 8.0, 7.5, 7.0  # points
 
 RC: dict[str, Any] = {
@@ -96,9 +97,16 @@ def render(figure: Figure, file_format: str = "png", dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows by itself: figures are made without ``pyplot``, which would do it."""
+
+    def _repr_png_(self) -> bytes:
+        return render(self, "png", SCREEN_DPI)
+
+
 def new_figure(height: float, width: float = WIDTH) -> Figure:
     """Empty figure of `width` by `height` inches, without a layout engine."""
-    return Figure(figsize=(width, height), layout=None)
+    return NotebookFigure(figsize=(width, height), layout=None)
 
 
 def place(figure: Figure, left: float, top: float, width: float, height: float, **kwargs: Any) -> Axes:

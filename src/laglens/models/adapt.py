@@ -76,6 +76,7 @@ class AdaptedForecaster(Forecaster):
     def __init__(self, module: nn.Module, adaptation: Adaptation) -> None:
         super().__init__()
         self.model, self.adaptation = module, adaptation
+        self.training = module.training  # a module in evaluation mode stays in it
         self.history, self.horizon, self.channels = adaptation.history, adaptation.horizon, adaptation.channels
         self.differentiable = adaptation.differentiable
         self.not_in_time = {inside(name): reason for name, reason in adaptation.not_in_time.items()}

@@ -26,7 +26,7 @@ def time_columns(start: NDArray, end: NDArray, part: NDArray) -> NDArray[np.int6
     return columns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenMap:
     """The place of every token of one axis in the input.
 
@@ -195,6 +195,12 @@ class TokenMap:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    def __repr__(self) -> str:
+        counts = [(int((self.part == place).sum()), name) for place, name in enumerate(PARTS)]
+        parts = ", ".join(f"{n} {name}" for n, name in counts if n)
+        step = "" if (self.part == SPECIAL).all() else f"; one every {self.step:g} samples"
+        return f"TokenMap({len(self)} tokens: {parts}{step})"
 
 
 @dataclass(frozen=True)

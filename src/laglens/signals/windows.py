@@ -65,9 +65,9 @@ def windows(value: xr.DataArray, history: int, horizon: int, n: int, *, channels
     cut = cut.transpose(..., *dict.fromkeys(("sample", across, "time")))
     coords = {
         "sample": i,
-        "time": np.arange(history + horizon),
+        "time": ("time", np.arange(history + horizon), {"units": "input samples from the start of the window"}),
         "signal_sample": (across, value["sample"].values[sample] if "sample" in value.coords else sample),
-        "start": ("sample", start),
+        "start": ("sample", start, {"long_name": "first sample of the window"}),
     }
     if "date" in value.coords:
         dates = np.concatenate([value["date"].values, np.full(horizon, np.datetime64("NaT"), "datetime64[ns]")])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from laglens.attention.assembly import layer_arrays, records_of
 from laglens.attention.batches import Ran, run_batches
+from laglens.attention.coordinates import LABELS
 from laglens.attention.cube import GIGABYTE
 from laglens.attention.nodes import node_dataset
 from laglens.attention.readers import time_reader
@@ -130,7 +131,8 @@ class ReplicateMeans:
             heads = np.arange(len(mean))
             sizes = {**labels.sizes, "sample": self.n, "head": len(heads)}
             kinds = {"attention": "float16", "special_mass": "float32"}
-            awaited = {v: Awaited(dims, tuple(sizes[d] for d in dims), kinds[v]) for v, dims in KEPT.items()}
+            shapes = {name: tuple(sizes[dim] for dim in dims) for name, dims in KEPT.items()}
+            awaited = {v: Awaited(dims, shapes[v], kinds[v], LABELS[v]) for v, dims in KEPT.items()}
             self.sink.add(stack, labels.assign_coords(head=heads), awaited)
             self._declared.add(stack)
         if name == "attention":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from laglens.attention.coordinates import LABELS
 from laglens.attention.recorded import Recording
 from laglens.time.reduce import time_labels
 
@@ -37,7 +38,7 @@ def recorded_controls(
         if normalisation == "mean":
             maps = (maps.astype(np.float32) / labels["key_tokens"].astype(np.float32)).astype(maps.dtype)
         special = node["special_mass"].variable
-        nodes[stack.name] = labels.assign(attention=(maps.dims, maps.values), special_mass=special)
+        nodes[stack.name] = labels.assign(attention=(maps.dims, maps.values, LABELS["attention"]), special_mass=special)
     about = recording.run_attrs(controls) | {"n_windows": controls.sizes["sample"]}
     about["control"] = controls.attrs.get("control", "")
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs) | about), **nodes})

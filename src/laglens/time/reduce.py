@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from laglens.attention.coordinates import column_coordinates, columns_of, samples_per_token
+from laglens.attention.coordinates import LABELS, column_coordinates, columns_of, samples_per_token
 from laglens.attention.sinks import InMemory, Sink
 from laglens.errors import LaglensError
 from laglens.models.tokens import SPECIAL
@@ -127,7 +127,8 @@ def _awaited(cube: xr.Dataset, labels: xr.Dataset) -> dict[str, Awaited]:
     sizes["sample"] = cube.sizes["sample"] * cube.sizes.get("channel", 1)
     kinds = {str(name): (_dims_in_time(cube, str(name)), str(v.dtype), v.attrs) for name, v in cube.data_vars.items()}
     maps = ("sample", "layer", "head", "query", "key")
-    kinds |= {"attention": (maps, "float32", {}), "special_mass": (maps[:-1], "float32", {})}
+    made = {"attention": maps, "special_mass": maps[:-1]}
+    kinds |= {name: (dims, "float32", LABELS[name]) for name, dims in made.items()}
     return {
         name: Awaited(dims, tuple(sizes[dim] for dim in dims), dtype, attrs)
         for name, (dims, dtype, attrs) in kinds.items()
