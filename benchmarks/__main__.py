@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from benchmarks import capture, cubes, dry_run, flow, replot, scale, streaming, study
+from benchmarks import capture, cubes, dry_run, figures, flow, replot, scale, streaming, study
 from benchmarks.measure import RESULTS, ROOT, show_machine
 
 if __name__ == "__main__":
@@ -11,6 +11,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="laglens-bench-") as folder:
         study.main(Path(folder))
         replot.main(Path(folder))
+        figures.main(Path(folder))
     dry_run.main()
     streaming.main()
     scale.main()

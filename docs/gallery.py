@@ -90,6 +90,10 @@ SHOWN = {  # figure: title, what to see
         "How far apart the maps of all heads are, in the order of their clusters.",
     ),
     "image_small/layers": ("Heads by layer", "Entropy, Gini coefficient and locality of all heads on all signals."),
+    "distributions/kinds": (
+        "Kinds of series",
+        "The same measures of several trainings on three kinds of series, and of random weights in grey.",
+    ),
     "image_small/training": ("Training", "Losses, and errors beside forecasts that need no model."),
 }
 

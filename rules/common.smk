@@ -256,6 +256,7 @@ CATEGORIES = {
     "events": "2 Lags",
     "class_token": "4 Flow and attribution",
     "layers": "5 Models",
+    "distribution": "5 Models",
     "similarity": "5 Models",
     "training": "5 Models",
 }
@@ -394,6 +395,7 @@ def targets():
         yield from figure(f"{fit}/training")
     for distribution in STUDY.distributions:
         yield f"results/distributions/{distribution}.answers.csv"
+        yield from figure(f"distributions/{distribution}")
     for comparison in STUDY.comparisons:
         yield f"results/comparisons/{comparison}.csv"
         yield from figure(f"comparisons/{comparison}")

@@ -182,6 +182,33 @@ rule draw_model:
         "../scripts/draw_model.py"
 
 
+rule draw_distribution:
+    input:
+        heads=of_distribution("results/heads/{model}/{signal}.csv"),
+    output:
+        figure=reported(
+            "distributions/{distribution}", "distribution", "{distribution}"
+        ),
+    log:
+        "logs/draw_distribution/{distribution}.log",
+    benchmark:
+        "logs/draw_distribution/{distribution}.tsv"
+    priority: 100
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(1000),
+        runtime=grown(10),
+    params:
+        spec=spec(untrained="distributions.{distribution}.untrained", dpi="figures.dpi"),
+        code=code("draw_distribution"),
+    message:
+        "Drawing the layers of {wildcards.distribution}, by kind of series"
+    script:
+        "../scripts/draw_distribution.py"
+
+
 rule draw_tracking:
     input:
         tracking="results/lags/{fit}.tracking.zarr.zip",

@@ -1,5 +1,6 @@
 """Figures: fixed bytes, true orientation, dots only where the table has them, one scale where one is promised."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from figure_runs import (
     pixels_of,
     set_maps,
 )
+from matplotlib.font_manager import fontManager
+from PIL import Image
 
 from laglens.errors import LaglensError
 from laglens.figures import lag_strip, reading
@@ -25,6 +28,7 @@ from laglens.figures.comparison import beyond_limits, draw_comparison
 from laglens.figures.head_sheet import draw_head_sheet
 from laglens.figures.lag_strip import draw_lag_strip
 from laglens.figures.mosaic import Grid, draw_mosaic, pool_max, shade, tile
+from laglens.figures.pixels import encode_png
 from laglens.figures.style import render
 from laglens.figures.training import draw_training
 
@@ -87,6 +91,22 @@ def test_svg_embeds_the_map_as_an_image_and_text_as_outlines(run):
     svg = render(draw_head_sheet(*run), "svg").decode()
     assert svg.count("<image") >= 3 and "<dc:date>" not in svg
     assert len(svg) < 1_500_000
+
+
+def test_a_png_is_the_pixels_that_were_drawn_and_says_its_resolution():
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    with Image.open(io.BytesIO(encode_png(pixels, 200))) as picture:
+        picture.load()
+        assert picture.mode == "RGB" and picture.info["dpi"] == pytest.approx((200, 200), abs=0.1)
+        np.testing.assert_array_equal(np.asarray(picture), pixels)
+
+
+def test_a_png_has_the_size_of_the_figure_and_leaves_it_as_it_was(run):
+    figure = draw_lag_strip(run[1])
+    before = figure.dpi, figure.canvas, vars(fontManager).copy()
+    with Image.open(io.BytesIO(render(figure, "png", 130))) as picture:
+        assert picture.size == tuple((figure.get_size_inches() * 130).astype(int))
+    assert (figure.dpi, figure.canvas, vars(fontManager)) == before
 
 
 def test_unknown_format_is_named(run):

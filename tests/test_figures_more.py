@@ -1,6 +1,7 @@
 """Figures of heads by layer, flow, agreement with attribution, and the worst forecasts."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from evidence_runs import knock_out, verdicts
@@ -67,6 +68,21 @@ def test_every_head_has_its_mark_and_every_layer_the_median_of_each_signal(time)
     medians = [line.get_ydata()[0] for line in lines(axes, "median")]
     expected = part.groupby("layer")["gini"].median().to_numpy()
     np.testing.assert_allclose(sorted(medians), sorted([*expected, *expected / 2]))
+
+
+def test_random_weights_stand_behind_and_medians_are_joined_within_a_stack(time):
+    table = heads_table(measure_heads(time))
+    one = table[table["part"] == "horizon->history"]
+    untrained = table.assign(gini=table["gini"] / 4)
+    figure = draw_layers({"one": pd.concat([table, table]), "two": table}, untrained={"one": untrained})
+    axes = axes_named(figure, "layers gini")[0]
+    medians = one.groupby("layer")["gini"].median()
+    drawn = [line.get_ydata()[0] for line in lines(axes, "untrained")]
+    np.testing.assert_allclose(drawn, medians / 4)
+    joined = lines(axes, "progression")
+    assert len(joined) == 2
+    np.testing.assert_allclose(joined[0].get_ydata(), medians)
+    assert "with random weights" in words(figure)
 
 
 def test_signals_differ_in_colour_or_marker():

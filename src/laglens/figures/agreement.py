@@ -21,14 +21,11 @@ from laglens.figures.style import (
     LABEL,
     MUTED,
     WIDTH,
-    caption,
-    caption_height,
     explain,
     look,
-    new_figure,
+    page,
     place,
     write,
-    write_title,
 )
 from laglens.figures.times import number
 
@@ -61,8 +58,7 @@ def draw_agreement(agreement: xr.DataTree, *, title: str = "", subtitle: str = "
     with look():
         row = row_height(len(heads), TALLEST)
         bottom = TOP + row * len(heads) + 0.42
-        figure = new_figure(bottom + 0.1 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle)
+        figure = page(bottom + 0.1, note, title, subtitle)
         start = 0.2 + names_width(heads) + 0.1
         width = (WIDTH - 0.3 - start - 0.22 * (len(methods) - 1)) / len(methods)
         for index, method in enumerate(methods):
@@ -72,15 +68,13 @@ def draw_agreement(agreement: xr.DataTree, *, title: str = "", subtitle: str = "
             axes = place(figure, left, TOP, width, row * len(heads), label=f"agreement {method}")
             axes.set(xlim=(-1, 1), ylim=(len(heads) - 0.5, -0.5))
             _draw_heads(axes, heads, nodes, method, row)
-            label_rows(axes, heads, row, line=BAND)
+            label_rows(axes, heads, row, line=BAND, named=index == 0)
             stripe(axes, len(heads))
             axes.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
-            axes.tick_params(axis="y", labelleft=index == 0)
             axes.spines["bottom"].set_visible(True)
             axes.xaxis.set_major_locator(FixedLocator([-1, 0, 1] if width < 1.6 else [-1, -0.5, 0, 0.5, 1]))
             axes.set_xticklabels([number(tick) for tick in axes.get_xticks()])
             axes.set_xlabel("rank correlation")
-        caption(figure, 0.2, bottom + 0.1, note, WIDTH - 0.4)
     return figure
 
 

@@ -23,13 +23,10 @@ from laglens.figures.style import (
     OVERLAY,
     SECOND,
     WIDTH,
-    caption,
-    caption_height,
     look,
-    new_figure,
+    page,
     place,
     write,
-    write_title,
 )
 from laglens.figures.times import TimeUnit, date_ticks, unit_ticks, window_dates
 
@@ -79,8 +76,7 @@ def draw_alignment(
     with look():
         row = height + 0.34
         bottom = TOP + MARGIN + GAP + row * len(shown) + 0.32
-        figure = new_figure(bottom + 0.3 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle, BAR_LEFT - 0.4)
+        figure = page(bottom + 0.28, note, title, subtitle, room=BAR_LEFT - 0.4)
         draw_colour_bar(figure, norm, BAR_LEFT, 0.28, WIDTH - 0.22 - BAR_LEFT, weight_label(time_tree))
         for index, weights in enumerate(shown):
             top = TOP + MARGIN + GAP + row * index + 0.2
@@ -96,7 +92,6 @@ def draw_alignment(
                 draw_margin(upper, window.curves, window.history, axes.get_xlim())
             _label(axes, unit, dates, last=index == len(shown) - 1)
         draw_legend(figure, 0.2, bottom + 0.06, KEYS)
-        caption(figure, 0.2, bottom + 0.28, note, WIDTH - 0.4)
     return figure
 
 

@@ -45,14 +45,10 @@ from laglens.figures.style import (
     MUTED,
     SECOND,
     SEQUENTIAL,
-    WIDTH,
-    caption,
-    caption_height,
     look,
-    new_figure,
+    page,
     place,
     write,
-    write_title,
 )
 from laglens.figures.times import TimeUnit, unit_ticks
 
@@ -111,15 +107,13 @@ def draw_comparison(
     )
     with look():
         note = pair.note(len(heads), len(all_heads(nodes)))
-        figure = new_figure(HEADER + ROW * len(heads) + 0.1 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle, BARS[0] - 0.4)
+        figure = page(HEADER + ROW * len(heads) + 0.1, note, title, subtitle, room=BARS[0] - 0.4)
         draw_colour_bar(figure, norms[0], BARS[0], 0.28, 1.5, weight_label(time_a))
         draw_colour_bar(figure, norms[1], BARS[1], 0.28, 1.5, "A \N{MINUS SIGN} B, % points", DIVERGING)
         for row, (head, two) in enumerate(zip(heads, maps, strict=True)):
             top = HEADER + ROW * row
             pair.draw_maps(figure, top, head, two, norms)
             pair.draw_lags(figure, top + MAP_TOP + MAP + 0.5 + LAG_TOP, head, head.of(nodes[head.node]))
-        caption(figure, 0.2, HEADER + ROW * len(heads) + 0.1, note, WIDTH - 0.4)
     return figure
 
 

@@ -19,15 +19,12 @@ from laglens.figures.style import (
     MUTED,
     SMALL,
     WIDTH,
-    caption,
-    caption_height,
     explain,
     look,
-    new_figure,
+    page,
     place,
     text_width,
     write,
-    write_title,
 )
 from laglens.figures.times import TimeUnit, window_dates
 
@@ -90,8 +87,7 @@ def draw_flow(
         heights = [row * len(names), row * len(mean_names)]
         second = TOP + SERIES + heights[0] + 0.84
         bottom = second + heights[1] + 0.46
-        figure = new_figure(bottom + 0.1 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle, BAR_LEFT - 0.4)
+        figure = page(bottom + 0.1, note, title, subtitle, room=BAR_LEFT - 0.4)
         draw_colour_bar(figure, norm, BAR_LEFT, 0.28, WIDTH - 0.22 - BAR_LEFT, "share of the query, %")
         left = 0.2 + min(ROOM, max(text_width(name, SMALL) for name in mean_names)) + 0.1
         width = WIDTH - 0.2 - left
@@ -110,7 +106,6 @@ def draw_flow(
             if row < 0.11:
                 _thin_labels(axes, fitted, row)
             label_time(axes, unit, dates)
-        caption(figure, 0.2, bottom + 0.1, note, WIDTH - 0.4)
     return figure
 
 

@@ -19,14 +19,11 @@ from laglens.figures.style import (
     MUTED,
     SMALL,
     WIDTH,
-    caption,
-    caption_height,
     explain,
     look,
-    new_figure,
+    page,
     place,
     write,
-    write_title,
 )
 from laglens.figures.times import TimeUnit, number, window_dates
 
@@ -77,8 +74,7 @@ def draw_forecasts(
     with look():
         depth = SERIES + BAND * len(names)
         bottom = TOP + (0.3 + depth) * count + GAP
-        figure = new_figure(bottom + 0.36 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle)
+        figure = page(bottom + 0.34, note, title, subtitle)
         width = (WIDTH - LEFT - BETWEEN - 0.2) / 2
         for column, (words, windows) in enumerate(columns.items()):
             left = LEFT + column * (width + BETWEEN)
@@ -103,7 +99,6 @@ def draw_forecasts(
                     below.tick_params(axis="x", labelbottom=False)
                     below.set_xlabel("")
         draw_legend(figure, 0.2, bottom + 0.1, KEYS)
-        caption(figure, 0.2, bottom + 0.34, note, WIDTH - 0.4)
     return figure
 
 

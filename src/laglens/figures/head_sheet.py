@@ -44,13 +44,10 @@ from laglens.figures.style import (
     OVERLAY,
     SMALL,
     WIDTH,
-    caption,
-    caption_height,
     look,
-    new_figure,
+    page,
     place,
     write,
-    write_title,
 )
 from laglens.figures.times import TimeUnit, date_ticks, number, unit_ticks, window_dates
 
@@ -104,18 +101,16 @@ def draw_head_sheet(
     sheet = _Sheet(time_tree, lag_nodes, part, settings, curves)
     with look():
         note = sheet.note(len(heads), sum(node.sizes["layer"] * node.sizes["head"] for node in lag_nodes.values()))
-        figure = new_figure(HEADER + ROW * len(heads) + 0.54 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle, BAR_LEFT - 0.4)
+        bottom = HEADER + ROW * len(heads)
+        figure = page(bottom + 0.52, note, title, subtitle, room=BAR_LEFT - 0.4)
         norm, ends = map_norm(maps, settings), lag_panel.ratio_range(profiles)
         draw_colour_bar(figure, norm, BAR_LEFT, 0.28, WIDTH - 0.22 - BAR_LEFT, weight_label(time_tree))
         for row, (head, weights, profile) in enumerate(zip(heads, maps, profiles, strict=True)):
             top = HEADER + ROW * row
             sheet.draw_map(figure, top, ascii_lowercase[row % 26], head, weights, norm)
             sheet.draw_lags(figure, top, head, profile, ends)
-        bottom = HEADER + ROW * len(heads)
         lag_panel.draw_legend(figure, 0.2, bottom + 0.12, sheet.map_keys())
         lag_panel.draw_legend(figure, 0.2, bottom + 0.3, lag_panel.profile_keys(sheet.confidence))
-        caption(figure, 0.2, bottom + 0.52, note, WIDTH - 0.4)
     return figure
 
 

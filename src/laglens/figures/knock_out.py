@@ -25,15 +25,12 @@ from laglens.figures.style import (
     MUTED,
     SMALL,
     WIDTH,
-    caption,
-    caption_height,
     explain,
     look,
-    new_figure,
+    page,
     place,
     text_width,
     write,
-    write_title,
 )
 from laglens.figures.times import TimeUnit, number
 
@@ -89,8 +86,7 @@ def draw_knock_out(
         lower_top = top + CURVE + 0.86
         lines = max(_n_lines(rows), len(ranked))
         depth = lower_top + LOWER * lines + 0.42 if lines else top + CURVE + 0.42
-        figure = new_figure(depth + 0.12 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle)
+        figure = page(depth + 0.12, note, title, subtitle)
         write(figure, 0.2, 0.74, "a  one lag cut at a time: how far the forecast moves", **BOLD)
         axes = place(figure, LEFT, top, WIDTH - LEFT - 0.2, CURVE, label="causal lag curve")
         draw_causal_curve(axes, curve, known, unit)
@@ -99,7 +95,6 @@ def draw_knock_out(
             _draw_cuts(figure, lower_top, rows, measure, unit, known)
         if ranked:
             _draw_heads(figure, lower_top, ranked, measure, unit.format(float(rows["period"].iloc[0])))
-        caption(figure, 0.2, depth + 0.12, note, WIDTH - 0.4)
     return figure
 
 

@@ -22,12 +22,9 @@ from laglens.figures.settings import FigureSettings
 from laglens.figures.style import (
     SEQUENTIAL,
     WIDTH,
-    caption,
-    caption_height,
     look,
-    new_figure,
+    page,
     place,
-    write_title,
 )
 from laglens.figures.times import TimeUnit, number
 
@@ -70,7 +67,7 @@ def draw_lag_strip(
     with look():
         row = row_height(len(heads), TALLEST)
         top = 0.66 + truth.TIER * min(len(known), truth.ROWS) + 0.06
-        figure = new_figure(top + row * len(heads) + 0.56 + caption_height(note, WIDTH - 0.4))
+        figure = page(top + row * len(heads) + 0.56, note, title, subtitle, room=4.9)
         left = 0.2 + names_width(heads) + 0.1
         axes = place(figure, left, top, WIDTH - left - 0.2, row * len(heads), label="lag strip")
         _draw(axes, image)
@@ -78,11 +75,9 @@ def draw_lag_strip(
         axes.set_xlim(*edges(image["lag"].values)[[0, -1]])
         truth.mark_rhythms(axes, known, colour="white")
         label_rows(axes, heads, row)
-        write_title(figure, title, subtitle, 4.9)
         top_of_scale = scale_top(image)
         ticks = {tick / top_of_scale: _bar_label(tick) for tick in range(int(top_of_scale) + 1)}
         draw_colours(figure, WIDTH - 1.75, 0.28, 1.5, "ratio to the limit, log2", _lit_colours(), ticks)
-        caption(figure, 0.2, top + row * len(heads) + 0.56, note, WIDTH - 0.4)
     return figure
 
 

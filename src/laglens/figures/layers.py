@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from laglens.errors import LaglensError
 from laglens.figures.reading import HEADLINE, STACKS, require
 from laglens.figures.style import (
+    BAND,
     CATEGORIES,
     FAINT,
     INK,
@@ -21,15 +22,12 @@ from laglens.figures.style import (
     MUTED,
     SMALL,
     WIDTH,
-    caption,
-    caption_height,
     fit,
     look,
-    new_figure,
+    page,
     place,
     text_width,
     write,
-    write_title,
 )
 from laglens.figures.times import number
 
@@ -46,13 +44,22 @@ SPREAD = 0.72  # of the width of a layer that the signals share
 NEEDED = ("stack", "layer", "head", "part", "n_windows", *(name for name, *_ in MEASURES))
 
 
-def draw_layers(tables: Mapping[str, pd.DataFrame], *, title: str = "", subtitle: str = "") -> Figure:
+def draw_layers(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    untrained: Mapping[str, pd.DataFrame] | None = None,
+    title: str = "",
+    subtitle: str = "",
+) -> Figure:
     """Entropy, Gini coefficient and locality of every head by layer, a colour and a marker for each signal.
 
     Parameters
     ----------
     tables
-        By signal, from `laglens.heads.table.heads_table`, all of one model.
+        By signal, from `laglens.heads.table.heads_table`, all of one model, or of several trainings of one
+        architecture, put together.
+    untrained
+        The same of random weights: their median is drawn in grey behind that of each signal.
     title, subtitle
         What was measured: the model.
 
@@ -63,27 +70,28 @@ def draw_layers(tables: Mapping[str, pd.DataFrame], *, title: str = "", subtitle
     """
     if not tables:
         raise LaglensError("there is no table of heads to draw; give that of at least one signal")
-    for signal, table in tables.items():
+    untrained = untrained or {}
+    for signal, table in (*tables.items(), *untrained.items()):
         require(table, NEEDED, f"table of heads of {signal}")
     found = {str(part) for table in tables.values() for part in table["part"]}
     part = next(name for name in (*HEADLINE, *sorted(found)) if name in found)
-    chosen = {signal: table[table["part"] == part] for signal, table in tables.items()}
+    chosen, random = (
+        {signal: table[table["part"] == part] for signal, table in group.items()} for group in (tables, untrained)
+    )
     layers = _layers(chosen)
-    note = _note(chosen, part)
+    note = _note(chosen, part, beside=bool(random))
     with look():
         keys = _legend_rows(list(chosen))
         first = TOP + 0.16 * len(keys)
         bottom = first + len(MEASURES) * (PANEL + GAP) - GAP + 0.42
-        figure = new_figure(bottom + 0.1 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle)
+        figure = page(bottom + 0.1, note, title, subtitle)
         _draw_legend(figure, keys, list(chosen))
         for index, (column, words, uniform) in enumerate(MEASURES):
             top = first + index * (PANEL + GAP)
             axes = place(figure, LEFT, top, WIDTH - LEFT - 0.2, PANEL, label=f"layers {column}")
             write(figure, LEFT, top - 0.07, words, fontsize=LABEL + 0.5, fontweight="bold")
-            draw_measure(axes, chosen, layers, column, uniform)
+            draw_measure(axes, chosen, layers, column, uniform, random)
             _label_layers(axes, layers, last=index == len(MEASURES) - 1)
-        caption(figure, 0.2, bottom + 0.1, note, WIDTH - 0.4)
     return figure
 
 
@@ -93,6 +101,7 @@ def draw_measure(
     layers: Sequence[tuple[str, int]],
     column: str,
     uniform: float | str,
+    untrained: Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
     """One measure: a mark for each head, a line through the medians of each signal, dashed what is uniform."""
     step = SPREAD / max(len(tables), 1)
@@ -102,8 +111,12 @@ def draw_measure(
         shift = (index - (len(tables) - 1) / 2) * step
         medians: dict[str, list[tuple[float, float]]] = {}
         for place_of, (stack, layer) in enumerate(layers):
-            values = table[(table["stack"] == stack) & (table["layer"] == layer)][column].dropna().to_numpy(float)
+            values = _of_layer(table, stack, layer)[column].dropna().to_numpy(float)
             at = place_of + shift
+            if untrained and signal in untrained:
+                of_random = _of_layer(untrained[signal], stack, layer)[column].dropna().to_numpy(float)
+                values_of_all.append(of_random)
+                axes.plot([at - step / 2, at + step / 2], [np.median(of_random)] * 2, **RANDOM)
             values_of_all.append(values)
             marks = np.full(len(values), at)
             axes.plot(
@@ -119,7 +132,7 @@ def draw_measure(
     if isinstance(uniform, str):
         first = next(iter(tables.values()))
         for place_of, (stack, layer) in enumerate(layers):
-            rows = first[(first["stack"] == stack) & (first["layer"] == layer)]
+            rows = _of_layer(first, stack, layer)
             if uniform in rows and len(rows):
                 height = float(rows[uniform].iloc[0])
                 axes.plot([place_of - 0.45, place_of + 0.45], [height] * 2, **UNIFORM)
@@ -134,6 +147,13 @@ def draw_measure(
 
 
 UNIFORM: dict[str, Any] = {"color": FAINT, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 0.5}
+
+
+RANDOM: dict[str, Any] = {"color": BAND, "linewidth": 5.0, "solid_capstyle": "butt", "zorder": 0.8, "gid": "untrained"}
+
+
+def _of_layer(table: pd.DataFrame, stack: str, layer: int) -> pd.DataFrame:
+    return table[(table["stack"] == stack) & (table["layer"] == layer)]
 
 
 def signal_style(index: int) -> dict[str, Any]:
@@ -202,11 +222,12 @@ def _draw_legend(figure: Figure, rows: Sequence[Sequence[tuple[int, float]]], si
             axes.text(at + 0.14, 0.5, name, fontsize=size, color=INK, va="center_baseline")
 
 
-def _note(tables: Mapping[str, pd.DataFrame], part: str) -> str:
+def _note(tables: Mapping[str, pd.DataFrame], part: str, *, beside: bool) -> str:
     windows = sorted({int(n) for table in tables.values() for n in table["n_windows"]})
     counted = str(windows[0]) if windows[0] == windows[-1] else f"{windows[0]} to {windows[-1]}"
     return (
-        f"{part.replace('->', ' to ')}; one mark for each head, mean of {counted} windows; bar: median of the layer. "
+        f"{part.replace('->', ' to ')}; one mark for each head, mean of {counted} windows; bar: median of the "
+        f"layer{'; grey: that of the same heads with random weights' if beside else ''}. "
         "Dashed: a head without any preference. Entropy is divided by that of a uniform row over the keys that the "
         "query can see; local keys lie within the window of the heads stage (one token unless set). A stack without "
         "this query part is left out. Whether a difference between signals or layers is one of the input is not tested."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from laglens.figures.reading import Head
 from laglens.figures.style import FAINT, SMALL, fit, text_width
@@ -32,7 +32,7 @@ def fit_names(names: Sequence[str]) -> tuple[list[str], float]:
     return [name for name, _ in fitted], min(size for _, size in fitted)
 
 
-def label_rows(axes: Axes, heads: Sequence[Head], row: float, *, line: str = "white") -> None:
+def label_rows(axes: Axes, heads: Sequence[Head], row: float, *, line: str = "white", named: bool = True) -> None:
     """Name every head where there is room, else every layer, with a line between layers.
 
     Parameters
@@ -45,10 +45,17 @@ def label_rows(axes: Axes, heads: Sequence[Head], row: float, *, line: str = "wh
         Inches of one row.
     line
         Colour of the lines between layers.
+    named
+        False draws the lines alone, beside axes whose rows have names.
     """
     first = layer_starts(heads)
     for start in first[1:]:
         axes.axhline(start - 0.5, color=line, linewidth=0.8 if row > 0.06 else 0.4, zorder=0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[:].set_visible(False)
+    if not named:
+        axes.yaxis.set_major_locator(NullLocator())
+        return
     if row >= NAMED:
         at, names = [float(i) for i in range(len(heads))], [head.label for head in heads]
     else:
@@ -59,8 +66,6 @@ def label_rows(axes: Axes, heads: Sequence[Head], row: float, *, line: str = "wh
     axes.yaxis.set_major_locator(FixedLocator(at))
     names, size = fit_names(names)
     axes.set_yticklabels(names, fontsize=size)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[:].set_visible(False)
 
 
 def layer_starts(heads: Sequence[Head]) -> list[int]:

@@ -23,13 +23,10 @@ from laglens.figures.style import (
     MUTED,
     SMALL,
     WIDTH,
-    caption,
-    caption_height,
     look,
-    new_figure,
+    page,
     place,
     write,
-    write_title,
 )
 
 TOP, GAP, LARGEST, THICKEST = 0.8, 0.5, 4.2, 0.17  # inches: first panel, between panels, a matrix, a row of it
@@ -62,15 +59,13 @@ def draw_similarity(similarity: xr.DataTree, *, part: str = "auto", title: str =
     with look():
         sizes = {name: min(LARGEST, THICKEST * node.sizes["unit"]) for name, node in shown.items()}
         bottom = TOP + sum(sizes.values()) + GAP * len(sizes)
-        figure = new_figure(bottom + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle, 5.0)
+        figure = page(bottom - 0.1, note, title, subtitle, room=5.0)
         norm = Normalize(0, max(float(node["js"].max()) for node in shown.values()) or 1.0)
         draw_colour_bar(figure, norm, WIDTH - 1.72, 0.28, 1.5, "Jensen-Shannon divergence", cut=False)
         top = TOP
         for name, node in shown.items():
             _draw_stack(figure, top, sizes[name], name, node, norm)
             top += sizes[name] + GAP
-        caption(figure, 0.2, bottom - 0.1, note, WIDTH - 0.4)
     return figure
 
 

@@ -15,6 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from laglens.errors import LaglensError
+from laglens.figures.pixels import encode_png, fonts_found_once, pixels_of
 
 ACCENT = "#c4480a"
 SECOND = "#0a63a8"
@@ -68,12 +69,10 @@ RC: dict[str, Any] = {
 
 # Software, dates and creators would make the same figure differ between days and patch releases.
 METADATA: dict[str, dict[str, None]] = {
-    "png": {"Software": None},
+    "png": {},
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
 }
-# Level 3 takes a third of the time of level 6; attention maps hardly compress better.
-ENCODING: dict[str, dict[str, Any]] = {"png": {"pil_kwargs": {"compress_level": 3}}, "svg": {}, "pdf": {}}
 
 
 def look() -> AbstractContextManager[None]:
@@ -92,8 +91,10 @@ def render(figure: Figure, file_format: str = "png", dpi: int = 200) -> bytes:
     if file_format not in METADATA:
         raise LaglensError(f"no figure format {file_format!r}; choose one of {', '.join(METADATA)}")
     buffer = BytesIO()
-    with look():
-        figure.savefig(buffer, format=file_format, dpi=dpi, metadata=METADATA[file_format], **ENCODING[file_format])
+    with look(), fonts_found_once():
+        if file_format == "png":
+            return encode_png(pixels_of(figure, dpi), dpi)
+        figure.savefig(buffer, format=file_format, dpi=dpi, metadata=METADATA[file_format])
     return buffer.getvalue()
 
 
@@ -145,6 +146,8 @@ def _character_width(character: str, weight: str) -> float:
 
 def fit(string: str, room: float, size: float, weight: str = "normal") -> tuple[str, float]:
     """Shrink a string to `room` inches, down to 80 % of its size, then cut out its middle."""
+    if room == np.inf:
+        return string, size
     while text_width(string, size, weight) > room and size > 0.8 * SMALL:
         size -= 0.5
     if text_width(string, size, weight) <= room:
@@ -162,14 +165,15 @@ def _shorten(string: str, keep: int) -> str:
 
 def wrap(string: str, room: float, size: float = SMALL) -> list[str]:
     """Break a string at spaces into lines of at most `room` inches."""
-    lines, line = [], ""
+    lines: list[list[str]] = [[]]
+    space, length = text_width(" ", size), 0.0
     for word in string.split():
-        longer = f"{line} {word}".strip()
-        if line and text_width(longer, size) > room:
-            lines.append(line)
-            longer = word
-        line = longer
-    return [*lines, line] if line else lines
+        width = text_width(word, size)
+        if lines[-1] and length + space + width > room:
+            lines.append([])
+        length = length + space + width if lines[-1] else width
+        lines[-1].append(word)
+    return [" ".join(line) for line in lines if line]
 
 
 def caption(figure: Figure, left: float, top: float, string: str, room: float) -> float:

@@ -24,14 +24,11 @@ from laglens.figures.style import (
     SECOND,
     SMALL,
     WIDTH,
-    caption,
-    caption_height,
     explain,
     look,
-    new_figure,
+    page,
     place,
     write,
-    write_title,
 )
 from laglens.figures.times import number
 
@@ -79,8 +76,7 @@ def draw_tracking(
     with look():
         row = row_height(len(heads), TALLEST)
         depth = max(LINE_UP * ((len(best) + 1) // 2) - 0.35, row * len(heads) + 0.36)
-        figure = new_figure(TOP + depth + 0.15 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle)
+        figure = page(TOP + depth + 0.15, note, title, subtitle)
         for index, head in enumerate(best):
             left, top = 0.58 + COLUMN * (index % 2), TOP + LINE_UP * (index // 2)
             write(figure, left - 0.38, top - 0.27, f"{ascii_lowercase[index]}  {head.label}", room=COLUMN - 0.1, **BOLD)
@@ -90,7 +86,6 @@ def draw_tracking(
             draw_detected(axes, found, true)
             axes.set_ylabel("detected (samples)" if index % 2 == 0 else "")
         _draw_slopes(figure, heads, nodes, row, 1 - confidence, ascii_lowercase[len(best)])
-        caption(figure, 0.2, TOP + depth + 0.15, note, WIDTH - 0.4)
     return figure
 
 
@@ -190,8 +185,7 @@ def _draw_slopes(
         shares.plot(chance, index, "|", color=INK, markersize=1.6 * size, markeredgewidth=0.8, zorder=4, gid="chance")
         shares.plot(share, index, markeredgewidth=0.7, gid="share", **dot)
     label_rows(slopes, heads, row, line=BAND)
-    label_rows(shares, heads, row, line=BAND)
-    shares.tick_params(axis="y", labelleft=False)
+    label_rows(shares, heads, row, line=BAND, named=False)
     for axes, ticks, label in ((slopes, (0, 1, 2), "slope"), (shares, (0, 0.5, 1), "share of inputs")):
         stripe(axes, len(heads))
         axes.spines["bottom"].set_visible(True)

@@ -21,14 +21,11 @@ from laglens.figures.style import (
     SECOND,
     SMALL,
     WIDTH,
-    caption,
-    caption_height,
     fit,
     look,
-    new_figure,
+    page,
     place,
     text_width,
-    write_title,
 )
 from laglens.figures.times import number
 
@@ -73,8 +70,7 @@ def draw_training(
     errors = error_table(card)
     note = _note(curve, card, step, errors)
     with look():
-        figure = new_figure(TOP + HEIGHT + 0.62 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle)
+        figure = page(TOP + HEIGHT + 0.62, note, title, subtitle)
         right = 3.0 if len(errors) else 0.2
         axes = place(figure, 0.66, TOP, WIDTH - 0.66 - right, HEIGHT)
         _draw_losses(axes, curve, step, losses, card.get("training", {}).get("best_epoch"))
@@ -83,7 +79,6 @@ def draw_training(
             labels = max(text_width(*_row_name(name)) for name in names)
             left = WIDTH - right + 0.35 + labels
             _draw_errors(place(figure, left, TOP, WIDTH - 0.2 - left, HEIGHT), errors)
-        caption(figure, 0.2, TOP + HEIGHT + 0.62, note, WIDTH - 0.4)
     return figure
 
 

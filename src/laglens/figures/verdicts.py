@@ -21,15 +21,12 @@ from laglens.figures.style import (
     MUTED,
     SMALL,
     WIDTH,
-    caption,
-    caption_height,
     fit,
     look,
-    new_figure,
+    page,
     place,
     text_width,
     write,
-    write_title,
 )
 from laglens.figures.times import TimeUnit, number
 
@@ -82,8 +79,7 @@ def draw_verdicts(
     note = _note(table, heads, unit, confidence)
     with look():
         bottom = TOP + HEADER + ROW * len(heads)
-        figure = new_figure(bottom + 0.2 + caption_height(note, WIDTH - 0.4))
-        write_title(figure, title, subtitle)
+        figure = page(bottom + 0.2, note, title, subtitle)
         left = 0.2 + min(ROOM, max(text_width(head, SMALL) for head in heads)) + 0.1
         axes = place(figure, left, TOP + HEADER, WIDTH - 0.2 - left, ROW * len(heads), label="verdicts")
         axes.set_axis_off()
@@ -101,7 +97,6 @@ def draw_verdicts(
                 if head in cells:
                     marks += _draw_cell(axes, start, row, column, cells[head], 1 - confidence)
         _draw_marks(axes, marks)
-        caption(figure, 0.2, bottom + 0.2, note, WIDTH - 0.4)
     return figure
 
 
