@@ -152,9 +152,12 @@ def test_a_line_of_config_goes_through_every_stage(name: str, folder: Path) -> N
     study.run("align_heads", {"time": "time.zip"}, {"alignment": "alignment.zip", "table": "alignment.csv"})
     study.run("read_class_token", {"time": "time.zip"} | model, {"seen": "cls.zip", "table": "cls.csv"})
     study.run("roll_out", {"time": "time.zip"}, {"flow": "flow.zip", "table": "flow.csv"})
-    figures = {name: [f"{name}.png"] for name in ("head_sheet", "mosaic", "lag_strip", "flow", "similarity")}
+    figures = {name: [f"{name}.png"] for name in ("head_sheet", "mosaic", "lag_strip", "flow", "arcs", "similarity")}
     drawn = {"time": "time.zip", "lags": "lags.zip", "flow": "flow.zip", "similarity": "similarity.zip"}
-    study.run("draw_run", drawn, figures)
+    study.run("draw_run", drawn | {"curves": "input.zip"}, figures)
+    # Of models and signals without any, these say so in words.
+    study.run("draw_class_token", {"seen": "cls.zip"}, {"figure": ["cls.png"]})
+    study.run("draw_events", {"events": "events.zip", "table": "events.csv"}, {"figure": ["events.png"]})
 
     card, tree = read_card("model.json"), read_tree("time.zip")
     assert tree.attrs["certificate"]["found"] == tree.attrs["certificate"]["captured"] > 0
@@ -209,8 +212,9 @@ def forecasting_stages(study: Study, model: dict[str, str]) -> None:
 def draw_evidence(study: Study) -> None:
     """Figures of what was tested; of what could not be tested they say why."""
     shown = {"verdicts": "verdicts.csv", "knock_out": "effects.zip", "knock_out_table": "effects.csv"}
-    names = ("verdicts", "knock_out", "agreement", "forecasts")
+    names = ("verdicts", "knock_out", "agreement", "density", "forecasts", "explanations")
     drawn = {name: [f"{name}.png"] for name in names}
-    study.run("draw_evidence", shown | {"attribution": "a.zip", "time": "time.zip"}, drawn)
+    shown |= {"attribution": "a.zip", "compared": "compared.zip", "time": "time.zip"}
+    study.run("draw_evidence", shown, drawn)
     study.run("draw_tracking", {"tracking": "tracking.zip", "swap": "followed.zip"}, {"figure": ["t.png"]}, fit="m")
     assert all(Path(f"{name}.png").stat().st_size > 1000 for name in (*names, "t"))

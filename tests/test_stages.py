@@ -22,6 +22,7 @@ from laglens.config.study import Figures
 from laglens.errors import LaglensError
 from laglens.figures.agreement import draw_agreement
 from laglens.figures.alignment import draw_alignment
+from laglens.figures.density import draw_density
 from laglens.figures.forecasts import draw_forecasts
 from laglens.figures.layers import draw_layers
 from laglens.figures.reading import all_heads
@@ -93,8 +94,8 @@ def test_every_stage_measures_every_stack(name: str) -> None:
     labels = [head.label for head in all_heads({stack: node.to_dataset() for stack, node in lags.children.items()})]
     assert Figures(heads=labels[-1:]).heads == labels[-1:]
     drawn = draw_run(time, lags, {}, flow=followed, title="a wave", subtitle=name)
-    assert list(drawn) == ["lag_strip", "mosaic", "head_sheet", "flow"]
-    for figure in (drawn["flow"], draw_layers({"wave": heads})):
+    assert list(drawn) == ["lag_strip", "mosaic", "head_sheet", "flow", "arcs"]
+    for figure in (drawn["flow"], drawn["arcs"], draw_layers({"wave": heads})):
         assert_readable(figure)
     if model.horizon == 0:
         with pytest.raises(LaglensError, match="does not forecast"):
@@ -102,7 +103,7 @@ def test_every_stage_measures_every_stack(name: str) -> None:
         return
     attribution = attribute_forecast(model, time.to_dataset(), methods=("gradient", "occlusion"))
     agreement = agree_with_attention(attribution, time)
-    for figure in (draw_agreement(agreement), draw_forecasts(time, agreement)):
+    for figure in (draw_agreement(agreement), draw_density(agreement, time), draw_forecasts(time, agreement)):
         assert_readable(figure)
     table = attribution_table(agreement)
     forecasting = {stack for stack, found in parts.items() if {"horizon->history", "readout->history"} & found}
