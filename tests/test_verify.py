@@ -64,16 +64,16 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_artifact_says_what_made_it(finished: WorkflowCopy) -> None:
     for name in finished.results():
-        path = record_path(finished.root / "results" / name)
+        path = record_path(finished.root / "results" / name, finished.root / "results")
         record = read_record(path)
         assert record is not None, name
         assert record["sha256"] == digest(finished.root / "results" / name)
         assert record["rule"] + ".py" in record["code"] and record["code"]["laglens/job.py"]
         assert {"python", "laglens", "numpy", "torch"} <= set(record["versions"])
         assert str(finished.root) not in path.read_text(), "the same in another folder"
-    record = read_record(record_path(finished.root / "results/lags/once/wave.csv"))
+    record = read_record(finished.root / "results/provenance/lags/once/wave.csv.json")
     assert record["spec"] == {"confidence": 0.95, "max_lag": "auto", "seed": 0}
-    record = read_record(record_path(finished.root / "results/signals/table.zarr.zip"))
+    record = read_record(finished.root / "results/provenance/signals/table.zarr.zip.json")
     assert record["inputs"] == {"series.csv": digest(finished.root / "series.csv")}
 
 
@@ -166,6 +166,18 @@ def test_an_input_that_is_not_what_its_rule_made_is_refused(made: Path) -> None:
     flip(Path(MADE))
     with pytest.raises(LaglensError, match=f"{MADE}: damaged.*snakemake --force {MADE}"):
         digests_of_inputs([MADE])
+
+
+def test_what_lies_elsewhere_has_no_record(made: Path) -> None:
+    for name in (
+        "mine.csv",
+        ".snakemake/storage/s3/bucket/results/lags/a.csv",
+        "/results/lags/a.csv",
+        "resultsb/a.csv",
+    ):
+        assert record_path(name) is None
+    keep(["mine.csv"], {"inputs": {}})
+    assert sorted(path.name for path in made.rglob("*.json")) == ["a.csv.json", "a.csv.json"]
 
 
 def test_no_results_and_a_broken_study_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

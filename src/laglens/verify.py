@@ -116,9 +116,8 @@ def _problems(record: Record | None, path: Path, folder: Path, digests: dict[Pat
 
 def _place(name: str, folder: Path) -> Path:
     """Where an input of a record lies now, wherever the folder of results has gone."""
-    parts = Path(name).parts
-    if RESULTS in parts[:-1]:
-        return Path(folder, *parts[parts.index(RESULTS) + 1 :])
+    if Path(name).is_relative_to(RESULTS):
+        return folder / Path(name).relative_to(RESULTS)
     return folder.parent / name
 
 

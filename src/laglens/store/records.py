@@ -36,21 +36,20 @@ def digest(path: str | Path) -> str:
         raise LaglensError(f"{path}: cannot be read: {one_line(error)}") from error
 
 
-def record_path(artifact: str | Path, folder: str | Path | None = None) -> Path | None:
-    """Where the record of an artifact lies; None where it is no result of the workflow.
+def record_path(artifact: str | Path, folder: str | Path = RESULTS) -> Path | None:
+    """Where the record of an artifact lies; None where it is none of this folder.
+
+    What a storage plugin brings lies elsewhere and has no record: others may change it where it comes from.
 
     Parameters
     ----------
     artifact
         Its path.
     folder
-        Of the results; None looks for ``results`` in the path.
+        Of the results.
     """
-    parts = Path(artifact).parts
-    if folder is None:
-        if RESULTS not in parts[:-1]:
-            return None
-        folder = Path(*parts[: parts.index(RESULTS) + 1])
+    if not Path(artifact).is_relative_to(folder):
+        return None
     inside = Path(artifact).relative_to(folder)
     return Path(folder, FOLDER, inside.parent, f"{inside.name}.json")
 
