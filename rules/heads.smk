@@ -190,6 +190,40 @@ rule read_class_token:
         "../scripts/read_class_token.py"
 
 
+rule capture_vectors:
+    input:
+        time="results/time/{model}/{signal}.zarr.zip",
+        ranked=ranked_heads,
+        weights=fitted(".safetensors"),
+        card=fitted(".json"),
+    output:
+        vectors="results/heads/{model}/{signal}.vectors.zarr.zip",
+    log:
+        "logs/capture_vectors/{model}/{signal}.log",
+    benchmark:
+        "logs/capture_vectors/{model}/{signal}.tsv"
+    wildcard_constraints:
+        model=one_of(set(STUDY.models) - RECORDED),
+    priority: 85
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(4000),
+        runtime=grown(20),
+    params:
+        spec=spec(
+            heads="heads.vectors",
+            window="report.window",
+            versions=True,
+        ),
+        code=model_code("capture_vectors"),
+    message:
+        "Keeping queries and keys of {wildcards.model} on {wildcards.signal}"
+    script:
+        "../scripts/capture_vectors.py"
+
+
 rule compare_distributions:
     input:
         signals=of_distribution("results/signals/{signal}.zarr.zip"),

@@ -6,6 +6,13 @@ rule build_explorer:
         verdicts=of_runs("lags/{model}/{signal}.verdicts.csv", FORECASTING),
         effects=of_runs("attribution/{model}/{signal}.knock_out.zarr.zip", FORECASTING),
         cuts=of_runs("attribution/{model}/{signal}.knock_out.csv", FORECASTING),
+        vectors=(
+            of_runs(
+                "heads/{model}/{signal}.vectors.zarr.zip", set(STUDY.models) - RECORDED
+            )
+            if STUDY.heads.vectors
+            else []
+        ),
     output:
         page=in_front("results/explorer.html", "explorer"),
     log:

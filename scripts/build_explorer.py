@@ -8,8 +8,8 @@ from laglens.store import opened_tree, read_table, read_tree, write_bytes
 
 with job() as snakemake:
     spec = snakemake.params.spec
-    lags, heads, verdicts, effects, cuts = (
-        by_run(snakemake.input[name]) for name in ("lags", "heads", "verdicts", "effects", "cuts")
+    lags, heads, verdicts, effects, cuts, vectors = (
+        by_run(snakemake.input[name]) for name in ("lags", "heads", "verdicts", "effects", "cuts", "vectors")
     )
     runs = []
     for run, path in by_run(snakemake.input.time).items():
@@ -22,6 +22,7 @@ with job() as snakemake:
                 "heads": read_table(heads[run]),
                 "knock_out": read_tree(effects[run]) if run in effects else None,
                 "cuts": read_table(cuts[run], empty=True) if run in cuts else None,
+                "vectors": read_tree(vectors[run]) if run in vectors else None,
             }
             runs.append(explorer_run(time, read_tree(lags[run]), **options))
     write_bytes(explorer_page(runs, megabytes=spec["megabytes"]).encode(), snakemake.output.page)

@@ -9,13 +9,16 @@ import pandas as pd
 import xarray as xr
 from trees import control_tree, time_tree
 
+from laglens.attention.coordinates import token_coordinates
 from laglens.lags.measure import measure_lags
+from laglens.models.tokens import TokenMap
 from laglens.report.explorer import explorer_page
 from laglens.report.run import Run, explorer_run
 from laglens.store import read_tree, write_tree
 
 HISTORY, HORIZON, STEP, LAG = 64, 32, 4, 24
 TOKENS = (HISTORY + HORIZON) // STEP
+SCALE = 0.25  # of q . k
 HEADS = ("planted", "uniform", "first", "decay")
 OPTIONS = {"history": HISTORY, "horizon": HORIZON, "step": STEP, "lag": LAG, "heads": HEADS, "noise": 0.3}
 RUNS = (("plain", "wave"), ("plain", "other"), ("crossing", "wave"))
@@ -51,9 +54,56 @@ def page_runs(files: dict[tuple[str, str], tuple[Path, Path]]) -> list[Run]:
     """What the page shows of the study, with verdicts and a knock-out for the first run."""
     runs = []
     for (model, signal), (time, lags) in files.items():
+        tree = read_tree(time)
         options = {"verdicts": VERDICTS, "knock_out": knock_out(), "cuts": CUTS} if not runs else {}
-        runs.append(explorer_run(read_tree(time), read_tree(lags), model=model, signal=signal, **options))
+        if model == "plain":
+            options["vectors"] = vectors(tree, rows=1 if signal == "wave" else 2)
+        runs.append(explorer_run(tree, read_tree(lags), model=model, signal=signal, **options))
     return runs
+
+
+def write_large(path: Path, tokens: int) -> Path:
+    """A page of one run with maps of `tokens` on a side, three quarters of them history."""
+    options = OPTIONS | {
+        "history": 3 * tokens * STEP // 4,
+        "horizon": tokens * STEP // 4,
+        "stacks": {"encoder": (0, 1)},
+    }
+    time, control = time_tree(samples=2, **options), control_tree(replicates=20, windows=2, **options)
+    control.attrs["n_windows"] = 2
+    run = explorer_run(time, measure_lags(time, control), model="large", signal="wave", vectors=vectors(time, rows=1))
+    path.write_text(explorer_page([run]), encoding="utf-8")
+    return path
+
+
+def vectors(tree: xr.DataTree, rows: int) -> xr.DataTree:
+    """Queries and keys of two heads whose softmax is their map; with two rows the second row of tokens sees other keys.
+
+    Queries and keys differ, and a score has as many dimensions as there are times, of which few matter.
+    """
+    node = tree["encoder"].to_dataset(inherit=False)
+    heads, history = [(0, 0), (1, 3)], int(tree.attrs["history"])
+    length = history + int(tree.attrs["horizon"])
+    maps = [node["attention"].isel(sample=0, layer=layer, head=head).values for layer, head in heads]
+    scores = np.log(np.stack(maps))
+    left, size, right = np.linalg.svd(scores - scores.mean(-1, keepdims=True))
+    half = np.sqrt(size / SCALE)[:, None]
+    query, key = left * half, right.swapaxes(1, 2) * half
+    tokens = TokenMap.grid(np.arange(0, length + 1, STEP), rows, history)
+    if rows == 2:
+        query, key = np.concatenate([query, 0.5 * query[:, ::-1]], 1), np.concatenate([key, key - 0.3], 1)
+    coords = token_coordinates("query", tokens) | token_coordinates("key", tokens)
+    coords |= {"layer": ("chosen", [layer for layer, _ in heads]), "head": ("chosen", [head for _, head in heads])}
+    variables = {
+        "query_vector": (("chosen", "query", "dimension"), query),
+        "key_vector": (("chosen", "key", "dimension"), key),
+        "scale": ("chosen", np.full(len(heads), SCALE)),
+    }
+    if rows == 2:  # the first key is hidden from all queries but its own
+        hidden = np.where((np.arange(len(tokens)) == 0) & (np.arange(len(tokens)) != 0)[:, None], -np.inf, 0.25)
+        variables["bias"] = (("chosen", "query", "key"), np.stack([hidden] * len(heads)))
+    root = xr.Dataset(attrs={"window": 0, "left_out": {"encoder L00 H01": "the model writes its softmax out"}})
+    return xr.DataTree.from_dict({"/": root, "/encoder": xr.Dataset(variables, coords)})
 
 
 def write_page(files: dict[tuple[str, str], tuple[Path, Path]], path: Path) -> Path:

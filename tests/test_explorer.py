@@ -17,6 +17,8 @@ from browser import Browser, Page
 from explorer_study import HISTORY, LAG, STEP, TOKENS
 from PIL import Image
 
+from laglens.attention.coordinates import columns_of
+from laglens.heads.scores import pair_products, pair_scores, score_weights
 from laglens.lags.profiles import lag_ratio
 from laglens.report import explorer
 from laglens.report.bundle import bundle
@@ -148,6 +150,103 @@ def check_lags(page: Page, files: Files) -> None:
     assert min(abs(dot - planted) for dot in dots) < 2
 
 
+def products_said(page: Page) -> str:
+    """Words of the query-key view."""
+    texts = page.run(
+        "[...document.querySelectorAll('#stage g.products > text')].map((one) => one.textContent).join(' ')"
+    )
+    return str(texts).replace("\u2212", "-")
+
+
+def bars_shown(page: Page) -> np.ndarray:
+    """Height of the bar of each dimension in pixels, below 0 where it hangs from the axis."""
+    bars = page.run(
+        "[...document.querySelectorAll('rect.product')].map((bar) => [bar.dataset.dimension, bar.getAttribute('height'),"
+        " bar.getAttribute('fill') === '#c4480a'])"
+    )
+    return np.array([float(height) * (1 if up else -1) for _, height, up in sorted(bars, key=lambda one: int(one[0]))])
+
+
+def check_products(page: Page, files: Files, signal: str = "wave", head: tuple[int, int] = (0, 0)) -> None:
+    """Score, products, rank and softmax weight of pairs are those of the stored vectors, the strongest of a cell."""
+    vectors = explorer_study.vectors(read_tree(files["plain", signal][0]), rows=1 if signal == "wave" else 2)
+    node = vectors["encoder"].to_dataset()
+    one = node.isel(chosen=[*zip(node["layer"].values, node["head"].values, strict=True)].index(head))
+    scores, weights = pair_scores(one).values, score_weights(one).values
+    column = {axis: columns_of(one.coords, axis) for axis in ("query", "key")}
+    for query, key in ((20, 14), (14, 20), (9, 2), (3, 20), (23, 0), (5, 5)):
+        tokens = [
+            (q, k) for q in np.flatnonzero(column["query"] == query) for k in np.flatnonzero(column["key"] == key)
+        ]
+        at = max(tokens, key=lambda pair: weights[pair])
+        said = f"{hover(page, query, key)} {products_said(page)}"
+        found = re.search(
+            r"Score (\S+): sum of (\d+) products(?: and bias (\S+))?\. Softmax weight (\S+) %, rank (\d+)", said
+        )
+        assert found, said
+        assert float(found[1]) == pytest.approx(scores[at], abs=0.01, rel=6e-3), (query, key, said)
+        assert float(found[4]) / 100 == pytest.approx(weights[at], rel=0.02)
+        assert int(found[5]) == 1 + np.sum(scores[at[0]] > scores[at])
+        products = pair_products(one, *at).values
+        assert int(found[2]) == len(products)
+        assert float(found[3] or 0) == pytest.approx(float(one["bias"][at]) if "bias" in one else 0, abs=5e-3)
+        if len(tokens) > 1:
+            share = weights[at] / sum(weights[pair] for pair in tokens)
+            shown = re.search(r"Strongest of (\d+) token pairs here, row (\d) to row (\d): (\S+) %", said)
+            assert [int(shown[i]) for i in (1, 2, 3)] == [
+                len(tokens),
+                *(int(one[f"{a}_row"][i]) for a, i in zip(("query", "key"), at, strict=True)),
+            ]
+            assert float(shown[4]) / 100 == pytest.approx(share, rel=0.02)
+        if page.run("document.querySelectorAll('rect.product[fill-opacity=\"1\"]').length"):
+            heights = bars_shown(page)
+            assert heights == pytest.approx(products * np.abs(heights).max() / np.abs(products).max(), abs=1.5)
+
+
+def test_the_score_of_a_pair_is_taken_apart_by_dimension(opened: Callable[..., Page], files: Files) -> None:
+    page = opened()
+    check_products(page, files)
+    check_products(opened("#m=plain&s=wave&k=encoder&l=1&h=3"), files, head=(1, 3))
+    check_products(opened("#m=plain&s=other&k=encoder&l=1&h=3"), files, "other", (1, 3))
+    # A planted head looks back by the lag, so there the score is high, and few dimensions carry it.
+    said = hover(page, 20, 20 - LAG // STEP)
+    assert "rank 1 of 24 keys" in said and re.search(r"dimensions \d+", said)
+    assert page.complaints() == []
+
+
+def test_a_pair_is_held_by_click_address_and_keyboard_and_sorted(opened: Callable[..., Page]) -> None:
+    page = opened()
+    hover(page, 20, 14)
+    page.click(*at_map(page, 20, 14))
+    page.move(5, 5)
+    held = products_said(page)
+    assert "Query 80–83 samples, key 56–59 samples." in held
+    ordered = page.run("[...document.querySelectorAll('rect.product')].map((bar) => Number(bar.dataset.dimension))")
+    assert ordered == list(range(24))
+    page.run("document.getElementById('order').click()")
+    assert products_said(page).startswith(held.split(" dimension of")[0][:60])
+    page.until("location.hash.includes('o=size')")
+    again = opened(page.run("location.hash"))
+    by_size = again.run("[...document.querySelectorAll('rect.product')].map((bar) => Number(bar.dataset.dimension))")
+    assert by_size != ordered and sorted(by_size) == ordered
+    assert "Query 80–83 samples, key 56–59 samples." in products_said(again)
+    page.run("document.getElementById('lag').focus()")
+    page.press("ArrowRight")
+    assert "key 52–55 samples" in products_said(page)
+    page.press("Escape")
+    page.press("Escape")
+    assert "Point at a cell of the map" in products_said(page)
+
+
+def test_a_head_without_vectors_says_so(opened: Callable[..., Page]) -> None:
+    text = "document.getElementById('stage').textContent"
+    assert "of this head: the model writes its softmax out." in opened("#m=plain&s=wave&k=encoder&l=0&h=1").run(text)
+    page = opened("#m=plain&s=wave&k=encoder&l=1&h=0")
+    assert "stored of encoder layer 0 head 0, encoder layer 1 head 3" in page.run(text)
+    assert page.run("document.getElementById('order').disabled")
+    assert "No query and key vectors are stored of this run" in opened("#m=crossing&s=wave").run(text)
+
+
 def test_modules_of_the_page(browser: Browser, tmp_path: Path) -> None:
     units = (Path(__file__).parent / "page" / "units.js").read_text("utf-8")
     script = bundle(explorer.page_sources() | {"units": units}, "units")
@@ -186,6 +285,9 @@ MUTANTS = {
     "key off by one": ("map", "tokenAt(stack.key, x.inverse(px))", "Math.min(tokenAt(stack.key, x.inverse(px)) + 1, stack.columns - 1)"),
     "another head": ("study", "const at = (layer * stack.heads.length + head) * size;\n  return stack.maps", "const at = (layer * stack.heads.length + 1) * size;\n  return stack.maps"),
     "lag off by one": ("study", "lag: get(`${stack.name}/${part}/lag`).data", "lag: get(`${stack.name}/${part}/lag`).data.map((lag) => lag + stack.token)"),
+    "queries for keys": ("vectors", "sum += vectors.query[at + d] * vectors.key[start + d]", "sum += vectors.key[at + d] * vectors.query[start + d]"),
+    "products of other tokens": ("vectors", "const to = (place * vectors.keys.column.length + key) * width", "const to = (place * vectors.keys.column.length + token) * width"),
+    "scores without their scale": ("vectors", "scores[key] = vectors.scale[place] * sum", "scores[key] = sum"),
     "weights 2 % off": ("decode", "data[i] = table[", "data[i] = 1.02 * table["),
 }  # fmt: skip
 
@@ -201,7 +303,7 @@ def test_a_page_that_shows_something_else_is_caught(
     url = explorer_study.write_page(files, tmp_path / "mutant.html").as_uri()
 
     def look() -> None:
-        for check in (check_hover, check_lags, check_orientation):
+        for check in (check_hover, check_lags, check_orientation, check_products):
             check(opened(url=url), files)
 
     with pytest.raises(AssertionError):
@@ -294,7 +396,7 @@ def test_a_range_of_queries_has_its_mean_row_and_its_profile(opened: Callable[..
 def test_the_address_brings_back_the_whole_view(opened: Callable[..., Page]) -> None:
     wanted = (
         "#m=plain&s=other&k=encoder&l=1&h=2&p=history-%3Ehistory&c=plain.wave.encoder.0.1&v=own&q=7&lag=-8&b=2.9&g=0.8"
-        "&t=profiles&d=dark"
+        "&t=profiles&o=size&d=dark"
     )
     view = (
         "JSON.stringify([location.hash, document.documentElement.dataset.theme, ...['model', 'signal', 'part', 'gamma',"

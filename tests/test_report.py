@@ -130,7 +130,11 @@ def test_a_page_too_large_says_what_to_do(files, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(LaglensError, match=r"report\.megabytes allows 0.001: raise it"):
         explorer_page(runs, megabytes=0.001)
     best, small = explorer_page(runs), explorer_page(runs, megabytes=len(explorer_page(runs)) / 1e6 - 0.001)
-    assert '"code":"float16"' in best and '"code":"log8"' in small
+    kept = [re.findall(r'"encoder/attention":{"at":\d+,"code":"(\w+)"', page) for page in (best, small)]
+    assert [set(codes) for codes in kept] == [{"float16"}, {"log8"}]
+    bare = explorer_page(runs, megabytes=len(small) / 1e6 - 0.001)
+    assert "encoder/vectors/query" in small and "encoder/vectors/query" not in bare
+    assert '"too_large":true' in bare and '"code":"log8"' in bare
     with pytest.raises(LaglensError, match="no run"):
         explorer_page([])
 

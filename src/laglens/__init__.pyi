@@ -94,8 +94,12 @@ from .heads.norms import value_zeroing_residual as value_zeroing_residual
 from .heads.pictures import class_attention as class_attention
 from .heads.pictures import peak_positions as peak_positions
 from .heads.questions import answer_questions as answer_questions
+from .heads.scores import chosen_heads as chosen_heads
+from .heads.scores import pair_products as pair_products
+from .heads.scores import pair_scores as pair_scores
 from .heads.similarity import compare_heads as compare_heads
 from .heads.table import heads_table as heads_table
+from .heads.vectors import head_vectors as head_vectors
 from .heads.zeroing import value_zeroing as value_zeroing
 from .heads.zeroing import zeroed_heads as zeroed_heads
 from .lags.comb_tests import comb_test as comb_test

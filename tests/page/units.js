@@ -7,6 +7,7 @@ import { neighbour } from "./navigator.js";
 import { decimal, firstHead, headNamed, integer, placeOf, readAddress, settle, writeAddress } from "./state.js";
 import { meanRow, peaks, profileOf, rangeRatio, strongestLag, tokenAt } from "./study.js";
 import { line } from "./svg.js";
+import { carriers, keyAt, scoresOf, softmax } from "./vectors.js";
 
 const failures = [];
 let count = 0;
@@ -146,6 +147,26 @@ function addresses() {
   equal(writeAddress(settle(readAddress(hash), run, null), new Map([[0, run]])), hash, "there and back");
 }
 
+function vectors() {
+  const one = {
+    dimensions: 2,
+    query: Float32Array.of(1, 2, 3, 4),
+    key: Float32Array.of(1, 0, 0, 10, 5, 5),
+    scale: Float32Array.of(0.5),
+    bias: Float32Array.of(0, 0, -Infinity, 1, 0, 0),
+    queries: { column: Float32Array.of(0, 1) },
+    keys: { column: Float32Array.of(0, 1, 2) },
+  };
+  equal([...scoresOf(one, 0, 0)].map(String), ["0.5", "10", "-Infinity"], "scores of the first query");
+  equal([...scoresOf(one, 0, 1)], [2.5, 20, 17.5], "scores of the second query, with bias");
+  equal([...softmax(Float64Array.of(0, Math.log(3), -Infinity))].map(near), [0.25, 0.75, 0], "softmax");
+  equal([...softmax(Float64Array.of(-Infinity, -Infinity))], [0, 0], "softmax of a row that sees nothing");
+  const found = carriers(Float64Array.of(5, -1, 3, 0), Float64Array.of(4.9, 0, 0, 0.5));
+  equal([found.carrying, near(found.lift), found.order], [[2], 1.6, [2, 0, 3, 1]], "what lifts a score");
+  equal(carriers(Float64Array.of(1, 2), Float64Array.of(2, 3)).carrying, [], "a score under that of the mean key");
+  equal([keyAt(stack, 3, 4), keyAt(stack, 0, 2), keyAt(stack, null, 2)], [1, null, null], "key at a lag");
+}
+
 function grid() {
   const tall = {
     stacks: [
@@ -159,7 +180,12 @@ function grid() {
   equal(neighbour(tall, at(0, 0, 0), "a"), null, "other keys");
   for (const width of [320, 780, 1200])
     for (const maps of [1, 2]) {
-      const { height, series, maps: rects, ...panels } = layout(width, { maps, hasCurve: true, aspect: 1 });
+      const {
+        height,
+        series,
+        maps: rects,
+        ...panels
+      } = layout(width, { maps, hasCurve: true, aspect: 1, products: maps === 1 });
       const all = [series, ...rects, ...Object.values(panels)];
       const overlap = all.some((a, i) => all.some((b, j) => j > i && cross(a, b)));
       equal(overlap, false, `overlap at ${width}`);
@@ -199,7 +225,7 @@ async function arrays() {
 
 /** Everything, and what failed. */
 async function main() {
-  for (const group of [numbers, dates, colours, heads, addresses, grid]) group();
+  for (const group of [numbers, dates, colours, heads, addresses, vectors, grid]) group();
   await arrays();
   return { count, failures };
 }

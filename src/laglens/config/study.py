@@ -103,6 +103,11 @@ class Heads(Section):
         "auto", description="keys up to this far away are local, in input samples; auto: one token"
     )
     top_keys: PositiveInt = Field(5, description="how many of the strongest keys `top_mass` counts")
+    vectors: list[HeadLabel] | Literal["auto"] = Field(
+        "auto",
+        description='heads whose queries and keys are kept for the explorer, such as ["encoder L00 H03"]; auto: the '
+        "first three of the verdicts; []: none",
+    )
 
 
 class Flow(Section):

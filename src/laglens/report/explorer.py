@@ -41,8 +41,8 @@ def explorer_page(runs: Sequence[Run], *, title: str = "laglens", megabytes: flo
     title
         Of the page.
     megabytes
-        Largest size. Maps that do not fit are kept with 8 bits, and if need be pooled by their maximum; profiles and
-        all other numbers stay as they are.
+        Largest size. Maps that do not fit are kept with 8 bits; then queries and keys are left out; then maps are
+        pooled by their maximum. Profiles and all other numbers stay as they are.
 
     Raises
     ------
@@ -51,11 +51,16 @@ def explorer_page(runs: Sequence[Run], *, title: str = "laglens", megabytes: flo
     """
     if not runs:
         raise LaglensError("the explorer has no run to show")
-    for code, most in LADDER:
-        page = _page([run.packed(code, most) for run in runs], title, code)
+    rungs = [(code, most, True) for code, most in LADDER[:2]] + [(code, most, False) for code, most in LADDER[1:]]
+    for code, most, vectors in rungs:
+        page = _page([run.packed(code, most, vectors=vectors) for run in runs], title, code)
         size = len(page.encode()) / MEGABYTE
         if size <= megabytes:
             logger.info("explorer of %d runs: %.1f MB, maps as %s of at most %d tokens", len(runs), size, code, most)
+            if not vectors and any(run.vectors for run in runs):
+                logger.warning(
+                    "queries and keys are left out of the explorer: it would be larger than %g MB", megabytes
+                )
             return page
     raise LaglensError(
         f"the explorer of {len(runs)} runs takes {size:.0f} MB even with maps of {most} tokens; "

@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from laglens.attention.coordinates import columns_of
 from laglens.errors import LaglensError
 from laglens.figures.reading import attention_map, edges, headline_part, null_sentence, require, stacks
 from laglens.figures.times import TimeUnit, window_dates
@@ -28,6 +29,7 @@ CUT = (
     "period", "tokens", "cut", "measure", "effect", "control", "share", "lower", "upper", "win", "matters", "head",
     "head_effect", "n",
 )  # fmt: skip
+LARGE = ("query", "key", "bias")  # of the vectors
 SPREAD = (10, 90)  # percentiles over windows of the causal lag curve
 
 
@@ -76,13 +78,16 @@ class Run:
         Arrays by name, kept as float32.
     stacks
         Maps by attention stack.
+    vectors
+        Query and key vectors of some heads, by stack and name.
     """
 
     about: dict[str, Any]
     numbers: dict[str, NDArray[Any]] = field(default_factory=dict)
     stacks: dict[str, StackMaps] = field(default_factory=dict)
+    vectors: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
-    def packed(self, code: Code, most: int) -> tuple[dict[str, Any], str]:
+    def packed(self, code: Code, most: int, *, vectors: bool = True) -> tuple[dict[str, Any], str]:
         """What the page needs to know, and the text of the arrays.
 
         Parameters
@@ -91,8 +96,11 @@ class Run:
             Of the maps.
         most
             Tokens on one axis of a map; larger maps are pooled.
+        vectors
+            Whether queries and keys are packed.
         """
         pack, pooled = Pack(), {}
+        dropped = {"vectors": None, "too_large": True} if self.vectors and not vectors else {}
         for name, values in self.numbers.items():
             pack.add(name, values)
         for name, stack in self.stacks.items():
@@ -102,7 +110,10 @@ class Run:
             for axis, tokens, block in (("query", stack.query, blocks[0]), ("key", stack.key, blocks[1])):
                 for what, values in vars(tokens.pooled(block)).items():
                     pack.add(f"{name}/{axis}_{what}", values)
-        return self.about | {"arrays": pack.index, "code": code, "pooled": pooled}, pack.text()
+        for name, arrays in self.vectors.items() if vectors else ():
+            for what, values in arrays.items():
+                pack.add(f"{name}/vectors/{what}", values, "float16" if what in LARGE else "float32")
+        return self.about | dropped | {"arrays": pack.index, "code": code, "pooled": pooled}, pack.text()
 
 
 def explorer_run(
@@ -116,6 +127,7 @@ def explorer_run(
     heads: pd.DataFrame | None = None,
     knock_out: xr.DataTree | None = None,
     cuts: pd.DataFrame | None = None,
+    vectors: xr.DataTree | None = None,
 ) -> Run:
     """Collect what the page shows of one model on one signal.
 
@@ -132,6 +144,8 @@ def explorer_run(
         Tables of the stages `lags`, `heads` and `attribution` (knock-out), where there are any.
     knock_out
         Effects of cuts with the node ``curve``.
+    vectors
+        Query and key vectors of some heads in this window (`laglens.heads.vectors.head_vectors`).
 
     Raises
     ------
@@ -170,6 +184,7 @@ def explorer_run(
     for name, node in maps.items():
         _add_stack(run, name, node, profiles.get(name), window)
     _add_curve(run, knock_out)
+    _add_vectors(run, vectors)
     return run
 
 
@@ -211,6 +226,26 @@ def _add_curve(run: Run, knock_out: xr.DataTree | None) -> None:
     low, high = np.nanpercentile(change.values, SPREAD, axis=0)
     run.numbers |= {"curve/lag": change["lag"].values, "curve/mean": change.mean("sample").values}
     run.numbers |= {"curve/low": low, "curve/high": high}
+
+
+def _add_vectors(run: Run, tree: xr.DataTree | None) -> None:
+    if tree is None:
+        run.about["vectors"] = None
+        return
+    if tree.attrs["window"] != run.about["window"]:
+        raise LaglensError(f"the vectors are of window {tree.attrs['window']}, the maps of {run.about['window']}")
+    found = {}
+    for name, node in tree.children.items():
+        one = node.to_dataset(inherit=False)
+        arrays = {"query": one["query_vector"].values, "key": one["key_vector"].values, "scale": one["scale"].values}
+        if "bias" in one:
+            arrays["bias"] = one["bias"].values
+        for axis in ("query", "key"):
+            arrays |= {f"{axis}_column": columns_of(one.coords, axis), f"{axis}_row": one[f"{axis}_row"].values}
+        heads = zip(one["layer"].values.tolist(), one["head"].values.tolist(), strict=True)
+        found[name] = {"heads": [{"layer": layer, "head": head} for layer, head in heads], "biased": "bias" in one}
+        run.vectors[name] = arrays
+    run.about["vectors"] = {"left_out": tree.attrs["left_out"], "stacks": found}
 
 
 def columns(table: pd.DataFrame | None, names: Sequence[str]) -> dict[str, list[Any]] | None:

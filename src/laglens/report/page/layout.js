@@ -6,12 +6,22 @@ const WIDE = 860; // pixels from which panels stand beside the map
 const SHARES = { profile: 0.4, strip: 0.3, curve: 0.3 };
 const HEIGHTS = { profile: 260, strip: 200, curve: 200 }; // where panels lie under one another
 const BESIDE = 320; // height of the panels beside one another
+const PRODUCTS = { wide: 190, narrow: 290, words: 48 }; // height of the query-key view; where it only says why not
 const LARGEST = 680; // width of a map
 const LOWEST = 90; // height of the plot of a map
+export const NARROW = 700; // pixels below which the words of the query-key view stand above its bars
 export const MAP = { left: 62, right: 50, top: 84, bottom: 40 };
 
 /** Rectangles {x, y, width, height} of the panels, and the height of the stage without its caption. */
-export function layout(width, { maps, hasCurve, aspect }) {
+export function layout(width, { maps, hasCurve, aspect, products }) {
+  const { height, ...rects } = above(width, { maps, hasCurve, aspect });
+  const tall = products ? PRODUCTS[width < NARROW ? "narrow" : "wide"] : PRODUCTS.words;
+  rects.products = { x: 0, y: height + GAP, width, height: tall };
+  return { ...rects, height: height + GAP + tall };
+}
+
+/** The panels of times and lags, and their height. */
+function above(width, { maps, hasCurve, aspect }) {
   const names = hasCurve ? ["profile", "strip", "curve"] : ["profile", "strip"];
   const wide = width >= WIDE;
   const y = SERIES + GAP;

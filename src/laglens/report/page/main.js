@@ -11,6 +11,7 @@ import {
   firstHead,
   GAMMA,
   headNamed,
+  ORDERS,
   partOf,
   pinnedPlace,
   placeOf,
@@ -19,6 +20,7 @@ import {
   writeAddress,
 } from "./state.js";
 import { embedded, loadRun } from "./study.js";
+import { hasVectors } from "./vectors.js";
 
 const byId = (name) => document.getElementById(name);
 const index = embedded("index");
@@ -139,6 +141,8 @@ function controls(subjects) {
     const shown = state.scale === "difference" && !subtractable ? "same" : state.scale;
     button.setAttribute("aria-pressed", String(button.dataset.scale === shown));
   }
+  byId("order").disabled = !hasVectors(subjects[0]);
+  byId("order").setAttribute("aria-pressed", String(state.order === ORDERS[1]));
   byId("query").max = stack.rows - 1;
   byId("lag").max = lagsOf(subjects[0], state.part).length - 1;
   for (const name of ["from", "to"]) {
@@ -274,6 +278,7 @@ function listen() {
   on("release", "click", () => change({ query: null, lag: null, range: null }));
   on("query", "input", () => change({ query: byId("query").valueAsNumber < 0 ? null : byId("query").valueAsNumber }));
   on("lag", "input", () => change({ lag: lagsOf(panels.subjects[0], state.part)[byId("lag").valueAsNumber] ?? null }));
+  on("order", "click", () => change({ order: ORDERS[1 - ORDERS.indexOf(state.order)] }));
   on("from", "change", onRange);
   on("to", "change", onRange);
   for (const button of document.querySelectorAll("[data-mode]"))

@@ -2,6 +2,7 @@
 import { figure, lengthOf, percent, stretch } from "./format.js";
 import { partName, placeOfLag } from "./lag_axis.js";
 import { verdictSentence } from "./numbers.js";
+import { lookedAtPair, pairText } from "./products.js";
 import { comparable, pooled } from "./stage.js";
 import { profileOf, strongestLag } from "./study.js";
 
@@ -31,6 +32,8 @@ export function readout(subjects, { query, key, lag }, { part, range }) {
   if (key !== null) said.push(weights(subjects, query, key));
   else if (lag !== null) said.push(...subjects.map((subject) => ratioText(subject, part, lag)));
   else said.push(a.label);
+  const pair = lookedAtPair(a, { query, key, lag });
+  if (pair) said.push(pairText(pair));
   return said.join(" · ");
 }
 

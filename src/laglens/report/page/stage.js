@@ -4,11 +4,13 @@ import { figure, lengthOf } from "./format.js";
 import { drawCurve } from "./knock_out.js";
 import { layout } from "./layout.js";
 import { aspectOf, drawMap, upperDifference, upperEnd } from "./map.js";
+import { drawProducts } from "./products.js";
 import { drawProfile } from "./profile.js";
 import { drawSeries } from "./series.js";
 import { drawStrip } from "./strip.js";
 import { centre, mapOf, meanRow, rangeRatio, tokenAt } from "./study.js";
 import { FONT, TICK, wrap, write } from "./svg.js";
+import { hasVectors } from "./vectors.js";
 
 /** A head with everything that is drawn of it. */
 export function subjectOf(run, { stack, layer, head }) {
@@ -32,7 +34,8 @@ export function drawStage(stage, subjects, state, tables) {
   const shown = difference ? [first] : subjects;
   const width = Math.max(stage.clientWidth, 320);
   const aspect = Math.max(...shown.map((subject) => aspectOf(subject.stack)));
-  const rects = layout(width, { maps: shown.length, hasCurve: first.run.curve !== null, aspect });
+  const products = hasVectors(first);
+  const rects = layout(width, { maps: shown.length, hasCurve: first.run.curve !== null, aspect, products });
   const scales = difference ? [differenceOf(subjects)] : scalesOf(subjects, state.scale);
   stage.replaceChildren();
   stage.setAttribute("font-family", FONT);
@@ -44,6 +47,7 @@ export function drawStage(stage, subjects, state, tables) {
   panels.profile = drawProfile(stage, rects.profile, subjects, { part, range: rangeOf(first, state) }, colours);
   panels.strip = drawStrip(stage, rects.strip, subjects, { part, tables }, colours);
   if (rects.curve) panels.curve = drawCurve(stage, rects.curve, subjects, colours);
+  panels.products = drawProducts(stage, rects.products, first, state, colours);
   const height = caption(stage, subjects, width, rects.height + 16, colours);
   stage.setAttribute("viewBox", `0 0 ${Math.round(width)} ${Math.round(height)}`);
   stage.style.aspectRatio = `${Math.round(width)} / ${Math.round(height)}`;
@@ -169,4 +173,5 @@ export function showFocus(panels, focus, state) {
     map.show({ ...here, lag, range: i ? null : range });
   });
   for (const panel of [panels.profile, panels.strip, panels.curve]) panel?.show({ lag });
+  panels.products.show(focus);
 }

@@ -3,9 +3,10 @@ import { profileOf, strongestLag } from "./study.js";
 
 export const MODES = ["maps", "profiles", "lags"];
 export const SCALES = ["same", "own", "difference"];
+export const ORDERS = ["dimension", "size"]; // of the bars of the query-key view
 const THEMES = ["light", "dark"];
 export const GAMMA = { low: 0.2, high: 1.2, usual: 0.5 };
-const KEYS = ["m", "s", "k", "l", "h", "p", "c", "q", "lag", "b", "g", "t", "v", "d"];
+const KEYS = ["m", "s", "k", "l", "h", "p", "c", "q", "lag", "b", "g", "t", "v", "o", "d"];
 
 /** Texts of the address by key; unknown keys and texts too long to be meant are dropped. */
 export function readAddress(hash) {
@@ -102,6 +103,7 @@ export function settle(address, run, pinnedRun) {
     gamma: decimal(address.g, GAMMA.low, GAMMA.high) ?? GAMMA.usual,
     mode: MODES.includes(address.t) ? address.t : MODES[0],
     scale: SCALES.includes(address.v) ? address.v : SCALES[0],
+    order: ORDERS.includes(address.o) ? address.o : ORDERS[0],
     theme: THEMES.includes(address.d) ? address.d : null,
   };
 }
@@ -135,6 +137,7 @@ export function writeAddress(state, runs) {
   if (state.range) parts.b = state.range.join(".");
   if (state.gamma !== GAMMA.usual) parts.g = state.gamma;
   if (state.mode !== MODES[0]) parts.t = state.mode;
+  if (state.order !== ORDERS[0]) parts.o = state.order;
   if (state.theme) parts.d = state.theme;
   return `#${Object.entries(parts)
     .map(([key, value]) => `${key}=${encodeURIComponent(value)}`)

@@ -15,14 +15,15 @@ export async function loadRun(place) {
   const bytes = await inflate(document.getElementById(`data-${place}`).textContent);
   const get = (name) => unpack(bytes, about.arrays[name]);
   const run = { ...about, place, series: get("series").data, forecast: get("forecast").data, steps: get("step").data };
-  run.stacks = about.stacks.map((stack) => withArrays(stack, get));
+  run.stacks = about.stacks.map((stack) => withArrays(stack, get, about));
   run.curve = about.arrays["curve/lag"]
     ? Object.fromEntries(["lag", "mean", "low", "high"].map((name) => [name, get(`curve/${name}`).data]))
     : null;
   return run;
 }
 
-function withArrays(stack, get) {
+function withArrays(stack, get, about) {
+  const vectors = vectorsOf(about.vectors?.stacks[stack.name], get, stack.name);
   const { data, shape } = get(`${stack.name}/attention`);
   const axis = (name) =>
     Object.fromEntries(
@@ -33,7 +34,24 @@ function withArrays(stack, get) {
     profiles[part] = { lag: get(`${stack.name}/${part}/lag`).data };
     for (const what of PROFILE) profiles[part][what] = get(`${stack.name}/${part}/${what}`).data;
   }
-  return { ...stack, maps: data, rows: shape[2], columns: shape[3], query: axis("query"), key: axis("key"), profiles };
+  const axes = { query: axis("query"), key: axis("key") };
+  return { ...stack, maps: data, rows: shape[2], columns: shape[3], ...axes, profiles, vectors };
+}
+
+/** Query and key vectors of some heads of a stack, null where none are stored. */
+function vectorsOf(about, get, name) {
+  if (!about) return null;
+  const array = (what) => get(`${name}/vectors/${what}`).data;
+  return {
+    heads: about.heads,
+    dimensions: get(`${name}/vectors/query`).shape[2],
+    query: array("query"),
+    key: array("key"),
+    scale: array("scale"),
+    bias: about.biased ? array("bias") : null,
+    queries: { column: array("query_column"), row: array("query_row") },
+    keys: { column: array("key_column"), row: array("key_row") },
+  };
 }
 
 /** Map of a head, (query, key) row by row. */
