@@ -203,12 +203,6 @@ def verdicts(wildcards):
     return path if wildcards.model in FORECASTING else []
 
 
-def ranked_heads(wildcards):
-    """Input: a table with the most telling heads first: verdicts, or the peaks of a model that does not forecast."""
-    kind = "verdicts.csv" if wildcards.model in FORECASTING else "csv"
-    return f"results/lags/{wildcards.model}/{wildcards.signal}.{kind}"
-
-
 def compared(place, suffix=".zarr.zip"):
     """Input: time maps of the first or the second signal of a comparison."""
 

@@ -193,7 +193,8 @@ rule read_class_token:
 rule capture_vectors:
     input:
         time="results/time/{model}/{signal}.zarr.zip",
-        ranked=ranked_heads,
+        peaks="results/lags/{model}/{signal}.csv",
+        verdicts=verdicts,
         weights=fitted(".safetensors"),
         card=fitted(".json"),
     output:

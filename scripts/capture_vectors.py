@@ -8,7 +8,9 @@ from laglens.store import opened_tree, read_card, read_table, read_weights, writ
 
 with job() as snakemake:
     spec, card = snakemake.params.spec, read_card(snakemake.input.card)
-    heads = chosen_heads(spec["heads"], read_table(snakemake.input.ranked, empty=True))
+    verdicts = snakemake.input.verdicts
+    judged = read_table(verdicts, empty=True) if verdicts else None
+    heads = chosen_heads(spec["heads"], read_table(snakemake.input.peaks, empty=True), judged)
     model = restore_model(card, read_weights(snakemake.input.weights))
     with opened_tree(snakemake.input.time) as time:
         vectors = head_vectors(

@@ -127,14 +127,25 @@ def test_vectors_of_another_model_are_refused() -> None:
         head_vectors(model, time, [("encoder", 0, 0)], window=2)
 
 
-def test_auto_takes_the_first_three_heads_of_a_table() -> None:
-    stacks = ["decoder", "encoder", "decoder", "encoder", "encoder"]
-    table = pd.DataFrame({"stack": stacks, "layer": [1, 0, 1, 0, 1], "head": [2, 3, 2, 1, 0]})
-    assert chosen_heads("auto", table) == [("decoder", 1, 2), ("encoder", 0, 3), ("encoder", 0, 1)]
-    assert chosen_heads("auto", table.iloc[:0]) == []
-    assert chosen_heads(["cross L10 H02", "encoder_flipped L00 H00"], table) == [
+def test_auto_takes_supported_heads_and_then_those_furthest_beyond_their_limit() -> None:
+    peaks = pd.DataFrame(
+        {
+            "stack": ["decoder", "encoder", "decoder", "encoder", "encoder"],
+            "layer": [1, 0, 1, 0, 1],
+            "head": [2, 3, 0, 1, 0],
+            "part": ["horizon->history"] * 3 + ["history->history", "horizon->history"],
+            "ratio": [2.0, 9.0, 1.0, 50.0, 7.0],
+            "limit": [1.0, 3.0, 2.0, 1.0, 2.5],
+        }
+    )
+    assert chosen_heads("auto", peaks) == [("encoder", 0, 3), ("encoder", 1, 0), ("decoder", 1, 2)]
+    verdicts = peaks.iloc[[2, 3]].assign(verdict=["supported", "not supported"])
+    assert chosen_heads("auto", peaks, verdicts) == [("decoder", 1, 0), ("encoder", 0, 3), ("encoder", 1, 0)]
+    assert chosen_heads("auto", peaks.iloc[:0], verdicts.iloc[:0]) == []
+    assert chosen_heads("auto", peaks.iloc[3:4]) == [("encoder", 0, 1)]  # no forecast: whatever part there is
+    assert chosen_heads(["cross L10 H02", "encoder_flipped L00 H00"], peaks) == [
         ("cross", 10, 2),
         ("encoder_flipped", 0, 0),
     ]
     with pytest.raises(LaglensError, match=r"'L0 H1' names no head.*such as 'encoder L00 H03'"):
-        chosen_heads(["L0 H1"], table)
+        chosen_heads(["L0 H1"], peaks)

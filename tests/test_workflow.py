@@ -15,10 +15,10 @@ from workflow_copy import REPOSITORY, WorkflowCopy
 DRAWN = {"draw_run": 3, "draw_comparison": 1}
 DRAWN_ELSE = {"draw_evidence": 3, "draw_model": 2, "draw_tracking": 2, "draw_training": 2}
 REPORTED = {"build_explorer": 1, "summarise": 1}
-FROM_LAGS = {"measure_lags": 3, "compare_signals": 1} | DRAWN | REPORTED
+VECTORS = {"capture_vectors": 3}
+FROM_LAGS = {"measure_lags": 3, "compare_signals": 1} | VECTORS | DRAWN | REPORTED
 CLASSED = {"classify_heads": 3}
 SHOWN = {"draw_evidence": 3}
-VECTORS = {"capture_vectors": 3}
 JUDGED = {"test_lags": 3} | VECTORS | CLASSED | SHOWN | REPORTED
 MEASURED = {"measure_heads": 3, "compare_heads": 3, "draw_model": 2, "draw_run": 3, "build_explorer": 1} | CLASSED
 RANKED = {"rank_explanations": 1}
@@ -184,7 +184,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "options of the other model": (configure(models__each__layers=2), FROM_EACH),
     "seed of the study": (configure(seed=1), FROM_SEED),
     "script of the signals": (append("scripts/make_signal.py"), FROM_SIGNALS),
-    "script of the lags": (append("scripts/measure_lags.py"), {"measure_lags": 3, "draw_run": 3} | REPORTED),
+    "script of the lags": (append("scripts/measure_lags.py"), {"measure_lags": 3, "draw_run": 3} | VECTORS | REPORTED),
     "script of the figures": (append("scripts/draw_run.py"), {"draw_run": 3}),
     "library: generators": (append("src/laglens/signals/generators.py"), FROM_SIGNALS),
     "library: controls": (append("src/laglens/signals/controls.py"), {"make_control": 2} | FROM_CONTROLS),

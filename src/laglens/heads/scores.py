@@ -13,6 +13,8 @@ from laglens.errors import LaglensError
 
 AUTO = 3  # heads that "auto" takes
 LABEL = re.compile(r"(\w+) L(\d+) H(\d+)")
+SUPPORTED = "supported"
+FORECASTING = ("horizon->history", "readout->history")  # parts that are about the forecast
 Chosen = tuple[str, int, int]  # stack, layer, head
 
 
@@ -35,19 +37,24 @@ def parse_head(label: str) -> Chosen:
     return found[1], int(found[2]), int(found[3])
 
 
-def chosen_heads(heads: str | Sequence[str], ranked: pd.DataFrame) -> list[Chosen]:
+def chosen_heads(heads: str | Sequence[str], peaks: pd.DataFrame, verdicts: pd.DataFrame | None = None) -> list[Chosen]:
     """The heads whose vectors are kept.
 
     Parameters
     ----------
     heads
-        Labels such as ``encoder L00 H03``, or ``auto``: the first three of `ranked`.
-    ranked
-        A table with ``stack``, ``layer``, ``head``, the most telling heads first: verdicts, or peaks of the lags.
+        Labels such as ``encoder L00 H03``, or ``auto``: three, first those with a supported verdict, then those whose
+        peaks go furthest beyond their limit where the forecast reads the history. The explorer begins with the first.
+    peaks, verdicts
+        Tables of the stage `lags`, where there are any.
     """
     if heads != "auto":
         return list(dict.fromkeys(parse_head(label) for label in heads))
-    rows = zip(ranked["stack"], ranked["layer"], ranked["head"], strict=True)
+    beyond = peaks.assign(beyond=peaks["ratio"] - peaks["limit"]).sort_values("beyond", ascending=False, kind="stable")
+    ranked = [beyond[beyond["part"].isin(FORECASTING)], beyond]
+    if verdicts is not None:
+        ranked.insert(0, verdicts[verdicts["verdict"] == SUPPORTED])
+    rows = (row for table in ranked for row in zip(table["stack"], table["layer"], table["head"], strict=True))
     return list(dict.fromkeys((str(stack), int(layer), int(head)) for stack, layer, head in rows))[:AUTO]
 
 
