@@ -105,8 +105,8 @@ class Heads(Section):
     top_keys: PositiveInt = Field(5, description="how many of the strongest keys `top_mass` counts")
     vectors: list[HeadLabel] | Literal["auto"] = Field(
         "auto",
-        description='heads whose queries and keys are kept for the explorer, such as ["encoder L00 H03"]; auto: the '
-        "first three of the verdicts; []: none",
+        description='heads whose queries and keys the explorer shows, such as ["encoder L00 H03"]; auto: three, those '
+        "with a supported verdict first; []: none",
     )
 
 
