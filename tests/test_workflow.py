@@ -46,6 +46,7 @@ EVERYTHING = FROM_SIGNALS | FROM_MODELS
 SIGNAL = {"make_signal": 1, "make_control": 1, "compare_signals": 1, "draw_comparison": 1}
 PER_RUN = (
     "capture_attention", "capture_controls", "capture_untrained", "reduce_to_time", "measure_lags", "test_lags",
+    "capture_vectors",
     *(name for name in BESIDE_LAGS if name not in OVER_ALL), "draw_run",
 )  # fmt: skip
 FROM_TABLE = SIGNAL | dict.fromkeys(PER_RUN, 1) | OVER_ALL
