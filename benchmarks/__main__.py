@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from benchmarks import capture, cubes, dry_run, figures, flow, replot, scale, streaming, study
+from benchmarks import capture, cubes, dry_run, figures, flow, measures, replot, scale, streaming, study
 from benchmarks.measure import RESULTS, ROOT, show_machine
 
 if __name__ == "__main__":
@@ -18,4 +18,5 @@ if __name__ == "__main__":
     capture.main()
     cubes.main()
     flow.main()
+    measures.main()
     print(f"\nKept in {RESULTS.relative_to(ROOT)}/")

@@ -184,12 +184,12 @@ def compared() -> xr.DataTree:
 def test_everything_that_explains_is_beside_each_other(compared: xr.DataTree) -> None:
     explained = compared["explanations"].to_dataset()
     names = list(explained["explanation"].values)
-    assert names[-4:] == ["attention", "value_weighted", "rollout", "relevance"] and len(names) == 8
+    assert names[-4:] == ["value_weighted", "norms", "rollout", "relevance"] and len(names) == 9
     assert compared.attrs["left_out"] == {} and (explained["importance"] >= 0).all()
     rows = compared["relevance"]["relevance"].values[:, -1, 8, :8]  # the first horizon token has steps 1 to 4
     np.testing.assert_allclose(explained["importance"].sel(explanation="relevance"), rows.repeat(4, 1), rtol=1e-6)
     pairs = agreement_of(explained)
-    assert len(pairs) == 28 and (pairs["lower"] <= pairs["spearman"]).all() and (pairs["n_windows"] == 5).all()
+    assert len(pairs) == 36 and (pairs["lower"] <= pairs["spearman"]).all() and (pairs["n_windows"] == 5).all()
     table = methods_table(compared).set_index("explanation")
     assert set(table.index) == {*names, "recency", "random"} and table.loc["random", "truth_auc"] == 0.5
     assert table["comprehensiveness"].notna().all() and table.loc[names, "truth_auc"].notna().all()
@@ -305,6 +305,25 @@ def test_value_weighted_attention_is_weights_times_norms_and_nothing_where_value
             module.v_bias[:] = 0
     nothing = value_weighted_attention(model, shown)["encoder"]["attention"].values
     assert nothing[:, 1].max() < 1e-6 < nothing[:, 0].max()
+
+
+def test_projected_norms_are_those_of_what_all_heads_write_together() -> None:
+    model = tiny("numeric")
+    series = np.random.default_rng(0).normal(size=(2, model.history + model.horizon)).cumsum(1)
+    shown = xr.Dataset({"series": (("sample", "time"), series)}, {"sample": np.arange(2)})
+    kept: dict[str, AttentionCall] = {}
+
+    class Keep:
+        def read(self, call: AttentionCall) -> None:
+            kept[call.module] = call
+
+    with torch.no_grad():
+        read_attention(model, torch.from_numpy(series[:, : model.history]), reader=Keep(), certify=False)
+    call, projection = kept["encoder.1.attn"], model.encoder[1].attn.proj.weight.detach().double()
+    weights = torch.softmax(call.query.double() @ call.key.double().mT / call.query.shape[-1] ** 0.5, -1)
+    written = torch.einsum("bhqk,bhkw->bqkhw", weights, call.value.double()).flatten(3) @ projection.T
+    found = value_weighted_attention(model, shown, projected=True)["encoder"]["attention"]
+    np.testing.assert_allclose(found[:, 1, 0], written.norm(dim=-1), rtol=1e-4)
 
 
 def test_permutations_keep_causality_and_the_sum_of_rows() -> None:

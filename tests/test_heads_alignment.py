@@ -9,6 +9,7 @@ from trees import node_of, time_tree
 from laglens.attention.cube import attention_tree
 from laglens.errors import LaglensError
 from laglens.heads.alignment import align_heads, alignment_error, alignment_table, coverage, drift, monotonicity
+from laglens.heads.labelled import alignment_coverage, alignment_drift, alignment_monotonicity
 from laglens.signals.windows import windows
 from laglens.time.reduce import to_time
 
@@ -30,6 +31,21 @@ def test_a_perfect_alignment_has_error_0_slope_1_monotonicity_1() -> None:
     backwards = attention.values[::-1]
     assert monotonicity(backwards) == 0
     assert drift(backwards, *times) == pytest.approx(-1)
+
+
+def test_labelled_measures_are_those_of_the_rows_that_see_anything() -> None:
+    rng = np.random.default_rng(0)
+    attention = planted(12).expand_dims(head=3).copy(data=rng.dirichlet(np.ones(24), (3, 8)))
+    visible = np.ones((8, 24), bool)
+    visible[3] = False
+    mask = xr.DataArray(visible, dims=("query", "key"))
+    rows, times = np.delete(attention.values, 3, 1), np.delete(attention["query_time"].values, 3)
+    np.testing.assert_allclose(alignment_coverage(attention, mask), coverage(rows))
+    np.testing.assert_allclose(alignment_monotonicity(attention, mask), monotonicity(rows))
+    np.testing.assert_allclose(alignment_drift(attention, mask), drift(rows, times, attention["key_time"].values))
+    attention[1, 5] = 0  # a row without mass
+    for measure in (alignment_coverage, alignment_monotonicity, alignment_drift):
+        assert np.isnan(measure(attention)).values.tolist() == [False, True, False]
 
 
 def test_one_token_beside_is_possible_but_not_sure_and_farther_is_wrong() -> None:

@@ -7,6 +7,7 @@ from scipy.spatial.distance import jensenshannon, pdist, squareform
 from trees import node_of, time_tree, with_maps
 
 from laglens.errors import LaglensError
+from laglens.heads.labelled import head_similarity
 from laglens.heads.layers import layers_table, similarity_table
 from laglens.heads.measure import measure_heads
 from laglens.heads.similarity import (
@@ -50,6 +51,21 @@ def test_permuted_heads_permute_the_matrix() -> None:
     for name in ("js", "cosine", "euclidean"):
         np.testing.assert_allclose(permuted[name], found[name].values[:, order][:, :, order], atol=1e-9, err_msg=name)
     np.testing.assert_allclose(permuted["diversity_js"], found["diversity_js"], atol=1e-12)
+
+
+@pytest.mark.parametrize("by", ["js", "cosine", "euclidean"])
+def test_the_labelled_measure_is_that_of_each_layer_and_window(by: str) -> None:
+    rows = random_rows(2, 3, 4, 6, 9)
+    visible = np.ones((6, 9), bool)
+    visible[2], visible[:, 7] = False, False
+    attention = xr.DataArray(rows, dims=("sample", "layer", "head", "query", "key"), coords={"layer": [5, 6, 7]})
+    found = head_similarity(attention, xr.DataArray(visible, dims=("query", "key")), by=by)
+    assert found.dims == ("sample", "layer", "head", "other_head")
+    seen = np.delete(np.delete(rows, 2, -2), 7, -1)
+    seen /= seen.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found.sel(layer=6)[1], pairwise(seen[1, 1])[by], atol=1e-12)
+    with pytest.raises(LaglensError, match="not by 'cka'"):
+        head_similarity(attention, by="cka")
 
 
 def test_planted_groups_are_found_and_placed_apart() -> None:

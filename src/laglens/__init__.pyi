@@ -71,12 +71,16 @@ from .heads.events import lock_to_events as lock_to_events
 from .heads.importance import head_importance as head_importance
 from .heads.importance import importance_table as importance_table
 from .heads.importance import measure_importance as measure_importance
+from .heads.labelled import alignment_coverage as alignment_coverage
+from .heads.labelled import alignment_drift as alignment_drift
+from .heads.labelled import alignment_monotonicity as alignment_monotonicity
 from .heads.labelled import attention_distance as attention_distance
 from .heads.labelled import confidence as confidence
 from .heads.labelled import diagonal_stripe as diagonal_stripe
 from .heads.labelled import directedness as directedness
 from .heads.labelled import effective_keys as effective_keys
 from .heads.labelled import gini as gini
+from .heads.labelled import head_similarity as head_similarity
 from .heads.labelled import horizontal_stripe as horizontal_stripe
 from .heads.labelled import locality as locality
 from .heads.labelled import relative_entropy as relative_entropy

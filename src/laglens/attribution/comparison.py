@@ -86,8 +86,9 @@ def compare_explanations(
     if relevance:
         flat = None if getattr(model, "differentiable", True) else "the forecast has no gradient"
         nodes["/relevance"] = tried("relevance", lambda: _relevance(model, windows, step, of_windows), flat, large)
-    norms = tried("value_weighted", lambda: value_weighted_attention(model, windows, **of_windows), large)
-    explained = explanations(attribution, time_tree, flow, nodes.get("/relevance"), norms)
+    weighted = tried("value_weighted", lambda: value_weighted_attention(model, windows, **of_windows), large)
+    norms = tried("norms", lambda: value_weighted_attention(model, windows, projected=True, **of_windows), large)
+    explained = explanations(attribution, time_tree, flow, nodes.get("/relevance"), weighted, norms)
     nodes["/explanations"] = explained
     nodes["/truth"] = score_truth(explained, windows.attrs.get("signal", {}).get("truth", {}))
     if shares:

@@ -20,6 +20,7 @@ def explanations(
     time_tree: xr.DataTree,
     flow: xr.Dataset | None = None,
     relevance: xr.Dataset | None = None,
+    weighted: xr.DataTree | None = None,
     norms: xr.DataTree | None = None,
 ) -> xr.Dataset:
     """Attributions, and what attention reads for the same forecast, as one array over history samples.
@@ -36,9 +37,9 @@ def explanations(
         flow of mean maps is the same for all windows.
     relevance
         ``relevance`` (see `laglens.flow.relevance.gradient_relevance`).
-
-    norms
-        ``value_weighted`` (see `laglens.attribution.norms.value_weighted_attention`), read as ``attention`` is.
+    weighted, norms
+        ``value_weighted`` and ``norms`` (see `laglens.attribution.norms.value_weighted_attention`, as it is and
+        ``projected``), read as ``attention`` is.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def explanations(
     if not np.array_equal(attribution["sample"], time_tree["sample"]):
         raise LaglensError("the attribution and the time maps have different windows; take the same")
     maps: dict[str, tuple[xr.Dataset, NDArray]] = {}
-    for name, tree in (("attention", time_tree), ("value_weighted", norms)):
+    for name, tree in (("attention", time_tree), ("value_weighted", weighted), ("norms", norms)):
         stack = None if tree is None else _forecasting_stack(attribution, tree)
         if stack is not None:
             maps[name] = stack, stack["attention"].mean(("layer", "head")).transpose("sample", ...).values

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 import xarray as xr
+from torch import nn
 
 from laglens.attention.calls import AttentionCall, Reading
 from laglens.attention.capture import AttentionCapture
@@ -12,36 +15,61 @@ from laglens.attention.coordinates import stack_coordinates
 from laglens.attention.weights import repeat_groups, weights_of
 from laglens.errors import LaglensError
 from laglens.flow.relevance import Place, mean_heads, of_layer
+from laglens.heads.norms import output_projection
 from laglens.models.forecaster import Forecaster
 from laglens.signals.windows import histories
 from laglens.time.reduce import to_time
 
 
 class NormReader:
-    """Reader that keeps the weights of every call times the norms of the value vectors; the model's kernel runs."""
+    """Reader that keeps the weights of every call times the norms of the value vectors; the model's kernel runs.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    modules
+        Of the model, by name: values go through the output projection of theirs before they are measured, those of all
+        heads together. None: values as they enter the attention, mean over heads.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module] | None = None) -> None:
         self.norms: dict[Place, torch.Tensor] = {}
+        self.modules = modules
 
     @torch.no_grad()
     def read(self, call: AttentionCall) -> Reading | None:
         """Weigh one call."""
         if call.query is None or call.value is None or call.selected is not None:
             raise LaglensError(f"the values of '{call.module}' are not seen, because it writes its softmax out")
-        length = repeat_groups(call.value, call.query).norm(dim=-1)
-        self.norms[call.module, call.index] = weights_of(call) * length[..., None, :]
+        value, weights = repeat_groups(call.value, call.query), weights_of(call)
+        if self.modules is None:
+            self.norms[call.module, call.index] = weights * value.norm(dim=-1)[..., None, :]
+            return None
+        heads, width = value.shape[-3], value.shape[-1]
+        layer = output_projection(self.modules[call.module], heads * width)
+        if layer is None or value.dim() != 4:
+            raise LaglensError(f"the output projection of '{call.module}' cannot be told")
+        made = torch.einsum("bhkw,ohw->bhko", value.double(), layer.weight.double().unflatten(1, (heads, width)))
+        gram = torch.einsum("bhko,bgko->bkhg", made, made)
+        across = torch.einsum("bhqk,bkhg->bgqk", weights.double(), gram)
+        self.norms[call.module, call.index] = (across * weights).sum(1, keepdim=True).clamp_min(0).sqrt()
         return None
 
 
 def value_weighted_attention(
-    model: Forecaster, windows: xr.Dataset, *, batch: int = 8, device: torch.device | str = "cpu"
+    model: Forecaster,
+    windows: xr.Dataset,
+    *,
+    projected: bool = False,
+    batch: int = 8,
+    device: torch.device | str = "cpu",
 ) -> xr.DataTree:
-    r"""Mean over heads of the attention times the norm of each value vector, in time.
+    r"""Mean over heads of the attention times the norm of each value vector, in time; or the norms of Kobayashi.
 
-    .. math:: N_{ij} = \mathrm{mean}_h A^h_{ij} \lVert v^h_j \rVert
+    .. math:: N_{ij} = \mathrm{mean}_h A^h_{ij} \lVert v^h_j \rVert, \qquad
+        N'_{ij} = \lVert \textstyle\sum_h A^h_{ij} W_O^h v^h_j \rVert
 
-    The values are those that enter the attention, before the projection that follows it; with that projection they
-    would be the norms of Kobayashi et al. (2020, arXiv 2004.10102).
+    The first takes values as they enter the attention, the second (`projected`) what all heads together write of a key
+    (Kobayashi et al. 2020, arXiv 2004.10102), by Gram matrices of the heads.
 
     Parameters
     ----------
@@ -49,6 +77,8 @@ def value_weighted_attention(
         In evaluation mode, one channel.
     windows
         ``series (sample, time)``, the history first.
+    projected
+        Measure values behind the output projection, all heads together.
     batch
         Windows per pass; their weights of all layers are in memory at once.
 
@@ -60,7 +90,8 @@ def value_weighted_attention(
     Raises
     ------
     LaglensError
-        The model has several channels, or writes its softmax out, so that the values are not seen.
+        The model has several channels, or writes its softmax out, so that the values are not seen; `projected`: an
+        output projection cannot be told by its name and width.
     """
     if getattr(model, "channels", 1) > 1:
         raise LaglensError("value-weighted attention needs a model of one channel")
@@ -68,7 +99,7 @@ def value_weighted_attention(
     model = model.eval().to(device)
     parts = []
     for part in shown.split(batch):
-        reader = NormReader()
+        reader = NormReader(dict(model.named_modules()) if projected else None)
         with torch.no_grad(), AttentionCapture(model, certify=False, reader=reader) as capture:
             model(part)
         capture.check()

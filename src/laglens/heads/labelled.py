@@ -16,8 +16,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from laglens.errors import LaglensError
+from laglens.heads import alignment, similarity, stripes
 from laglens.heads import rows as kernels
-from laglens.heads import stripes
 from laglens.heads.rows import TOP_KEYS, Array, Keys, share_of_keys
 
 Visible = xr.DataArray | None
@@ -148,6 +148,61 @@ def sink_score(attention: xr.DataArray, visible: Visible = None) -> xr.DataArray
     return _applied(attention, visible, leaning, [])
 
 
+def alignment_coverage(attention: xr.DataArray, visible: Visible = None) -> xr.DataArray:
+    """Entropy of what each key gets from all queries, over ln n: (..., query, key) -> (...); 1 = every key as much."""
+    return _of_alignment(attention, visible, lambda rows, query, key: alignment.coverage(rows))
+
+
+def alignment_monotonicity(attention: xr.DataArray, visible: Visible = None) -> xr.DataArray:
+    """Share of queries whose strongest key is not before that of the query before: (..., query, key) -> (...).
+
+    Queries and keys in the order of time; 1 for a perfect alignment; NaN for a single query.
+    """
+    return _of_alignment(attention, visible, lambda rows, query, key: alignment.monotonicity(rows))
+
+
+def alignment_drift(attention: xr.DataArray, visible: Visible = None) -> xr.DataArray:
+    """Slope of the expected key time over the query time: (..., query, key) -> (...); 1 = one lag, 0 = one place."""
+    return _of_alignment(attention, visible, alignment.drift, needs_time=True)
+
+
+def head_similarity(attention: xr.DataArray, visible: Visible = None, *, by: str = "js") -> xr.DataArray:
+    """Compare the maps of all heads of a layer: (..., head, query, key) -> (..., head, other_head).
+
+    ``js``: Jensen-Shannon divergence of rows over ln 2, mean over rows, 0 to 1 (Clark et al. 2019, who sum);
+    ``cosine`` of the maps (Li et al. 2018, arXiv 1810.10183); ``euclidean``: distance of the maps (pdist).
+
+    Raises
+    ------
+    LaglensError
+        `by` is none of these, or there is no dim ``head``.
+    """
+    if by not in similarity.PAIRWISE or "head" not in attention.dims:
+        raise LaglensError(
+            f"heads are compared by {', '.join(similarity.PAIRWISE)} along the dim 'head', not by {by!r}"
+        )
+
+    def compared(weights: Array, counts: NDArray[np.bool_]) -> Array:
+        rows = share_of_keys(weights[..., counts.any(1), :], counts[counts.any(1)])
+        each = rows.reshape(-1, *rows.shape[-3:])
+        return np.stack([similarity.pairwise(maps)[by] for maps in each]).reshape(*rows.shape[:-2], rows.shape[-3])
+
+    return _applied(attention.transpose(..., "head", "query", "key"), visible, compared, ["head", "other_head"])
+
+
+def _of_alignment(
+    attention: xr.DataArray, visible: Visible, kernel: Callable[..., Array], *, needs_time: bool = False
+) -> xr.DataArray:
+    query, key = _times(attention) if needs_time else _places(attention)
+
+    def measured(weights: Array, counts: NDArray[np.bool_]) -> Array:
+        seen = counts.any(1)
+        rows = share_of_keys(weights[..., seen, :], counts[seen])
+        return np.where(np.isnan(rows).any((-2, -1)), np.nan, kernel(rows, query[seen], key))
+
+    return _applied(attention, visible, measured, [])
+
+
 def _of_rows(
     attention: xr.DataArray,
     visible: Visible,
@@ -188,7 +243,7 @@ def _applied(attention: xr.DataArray, visible: Visible, kernel: Callable, left: 
     return xr.apply_ufunc(
         lambda weights: kernel(weights.astype(np.float64), counts),
         attention,
-        input_core_dims=[["query", "key"]],
+        input_core_dims=[[*(dim for dim in left if dim == "head"), "query", "key"]],
         output_core_dims=[left],
     )
 
