@@ -140,6 +140,26 @@ def test_the_layer_is_the_element_of_the_list_that_holds_the_attention(kind: str
             assert layer.startswith(f"{block}.") and block.rpartition(".")[2].isdigit()
 
 
+class Remembering(Layer):
+    """Adds what it was shown before, as a cache of keys does."""
+
+    before = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.before = self.before + x.detach()
+        return super().forward(x + self.before)
+
+
+def test_a_layer_that_does_not_run_alone_is_left_out_of_the_importance_with_the_reason() -> None:
+    model = Model()
+    model.layers[1] = Remembering(Attention, False).double()
+    with pytest.raises(LaglensError, match="'layers.1.attention' puts out something else when it runs alone"):
+        value_zeroing(model, shown(model))
+    importance = measure_importance(model, shown(model))
+    assert "when it runs alone" in importance.attrs["left_out"]
+    assert "value_zeroing" not in importance["encoder"] and "michel" in importance["encoder"]
+
+
 def test_decoding_steps_and_long_stacks_are_refused(monkeypatch) -> None:
     model = Model()
     steps = Stack(**{**model.stacks[0].__dict__, "steps": True})

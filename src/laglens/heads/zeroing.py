@@ -29,6 +29,7 @@ from laglens.progress import track
 from laglens.signals.windows import histories
 
 Edit = Callable[[AttentionCall], AttentionCall]
+SAME = 1e-4  # of the largest value: outputs that differ by rounding alone
 LONGEST = 512  # keys; a layer runs once for each of them
 
 
@@ -84,7 +85,7 @@ def value_zeroing(
     NothingToMeasureError
         All stacks are decoding steps.
     LaglensError
-        A stack has more than 512 keys, computes some of its queries only, or its layers do not put out the tokens.
+        A stack has more than 512 keys; its layers do not put out its tokens, or not the same when they run alone.
 
     References
     ----------
@@ -138,7 +139,7 @@ def zeroed_heads(
     Raises
     ------
     LaglensError
-        The layers of a stack do not put out its tokens.
+        The layers of a stack do not put out its tokens, or not the same when they run alone.
     """
     model = model.eval().to(device)
     nodes = {}
@@ -184,14 +185,20 @@ class _Layer:
     model: Forecaster
     block: nn.Module
     attention: str
-    inputs: tuple[tuple, dict[str, Any]]
+    seen: tuple[tuple, dict[str, Any], Any]  # arguments and output, while the whole model ran
     rows: int  # windows; of several channels, all of them
     n_query: int
 
     def __post_init__(self) -> None:
         counter = HeadCounter(self.rows)
-        with torch.no_grad(), AttentionCapture(self.model, certify=False, reader=counter) as self.clean:
-            self.output = self._tokens(self._run())
+        expected = self._tokens(_first(self.seen[2]))
+        try:
+            with torch.no_grad(), AttentionCapture(self.model, certify=False, reader=counter) as self.clean:
+                self.output = self._tokens(self._run())
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # such as a cache that grew
+            raise LaglensError(f"the layer around '{self.attention}' does not run alone ({error})") from error
+        if not torch.allclose(self.output, expected, rtol=0, atol=SAME * float(expected.abs().max())):
+            raise LaglensError(f"the layer around '{self.attention}' puts out something else when it runs alone")
         self.heads = counter.heads[self.attention]
 
     @property
@@ -208,8 +215,8 @@ class _Layer:
         return (1 - cosine).clamp_min(0).cpu().numpy()
 
     def _run(self) -> Tensor:
-        output = self.block(*self.inputs[0], **self.inputs[1])
-        return output if isinstance(output, Tensor) else next(iter(output))
+        args, options, _ = self.seen
+        return _first(self.block(*args, **options))
 
     def _tokens(self, output: Tensor) -> Tensor:
         found = output.detach().double().reshape(-1, *output.shape[-2:])
@@ -221,6 +228,11 @@ class _Layer:
         return found
 
 
+def _first(output: Any) -> Tensor:
+    """The hidden states among what a layer puts out."""
+    return output if isinstance(output, Tensor) else next(iter(output))
+
+
 def _in_batches(
     model: Forecaster, stack: Stack, windows: xr.Dataset, batch: int, device: torch.device | str
 ) -> Iterator[list[_Layer]]:
@@ -229,12 +241,12 @@ def _in_batches(
     modules = dict(model.named_modules())
     blocks = {layer: modules[block_of(model, stack, layer)] for layer in stack.layers}
     for part in shown.split(max(batch // model.channels, 1) * model.channels):
-        inputs: dict[str, list[tuple[tuple, dict[str, Any]]]] = {layer: [] for layer in stack.layers}
+        seen: dict[str, list[tuple[tuple, dict[str, Any], Any]]] = {layer: [] for layer in stack.layers}
 
-        def keep(layer: str, seen: dict[str, list] = inputs) -> Callable[..., None]:
-            return lambda module, args, options: seen[layer].append((args, options))
+        def keep(layer: str, seen: dict[str, list] = seen) -> Callable[..., None]:
+            return lambda module, args, options, output: seen[layer].append((args, options, output))
 
-        hooks = [block.register_forward_pre_hook(keep(layer), with_kwargs=True) for layer, block in blocks.items()]
+        hooks = [block.register_forward_hook(keep(layer), with_kwargs=True) for layer, block in blocks.items()]
         try:
             with torch.no_grad():
                 model(part if model.channels == 1 else part.unflatten(0, (-1, model.channels)))
@@ -242,7 +254,7 @@ def _in_batches(
             for hook in hooks:
                 hook.remove()
         yield [
-            _Layer(model, block, layer, inputs[layer][stack.call], len(part), len(stack.query))
+            _Layer(model, block, layer, seen[layer][stack.call], len(part), len(stack.query))
             for layer, block in blocks.items()
         ]
 
