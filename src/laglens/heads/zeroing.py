@@ -6,7 +6,8 @@ network too. It runs once more for every token or head whose values are 0, on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from laglens.attention.batches import HeadCounter
-from laglens.attention.calls import AttentionCall
+from laglens.attention.calls import AttentionCall, Reading
 from laglens.attention.capture import AttentionCapture
 from laglens.attention.coordinates import stack_coordinates
 from laglens.errors import LaglensError
@@ -179,6 +179,21 @@ def block_of(model: nn.Module, stack: Stack, layer: str) -> str:
 
 
 @dataclass
+class _HeadsOfFirstCall:
+    """Counts the heads of the first call of a module; nothing is kept."""
+
+    module: str
+    rows: int
+    heads: int = 0
+
+    def read(self, call: AttentionCall) -> Reading | None:
+        if call.module == self.module and call.index == 0:
+            tensor = call.weights if call.query is None else call.query
+            self.heads = 0 if tensor is None else math.prod(tensor.shape[:-2]) // self.rows
+        return None
+
+
+@dataclass
 class _Layer:
     """One layer of a model with the input that it had, and its output."""
 
@@ -190,16 +205,13 @@ class _Layer:
     n_query: int
 
     def __post_init__(self) -> None:
-        counter = HeadCounter(self.rows)
+        counter = _HeadsOfFirstCall(self.attention, self.rows)
         expected = self._tokens(_first(self.seen[2]))
-        try:
-            with torch.no_grad(), AttentionCapture(self.model, certify=False, reader=counter) as self.clean:
-                self.output = self._tokens(self._run())
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # such as a cache that grew
-            raise LaglensError(f"the layer around '{self.attention}' does not run alone ({error})") from error
+        with torch.no_grad(), AttentionCapture(self.model, certify=False, reader=counter) as self.clean:
+            self.output = self._tokens(self._run())
         if not torch.allclose(self.output, expected, rtol=0, atol=SAME * float(expected.abs().max())):
             raise LaglensError(f"the layer around '{self.attention}' puts out something else when it runs alone")
-        self.heads = counter.heads[self.attention]
+        self.heads = counter.heads
 
     @property
     def without_heads(self) -> list[Edit]:
@@ -208,7 +220,12 @@ class _Layer:
 
     def turned(self, edit: Edit) -> NDArray[np.float64]:
         """1 - cosine of the outputs without and with an edit: ``(window, query)``."""
-        options: dict[str, Any] = {"certify": False, "reader": NoReading(), "clean": self.clean, "edit": edit}
+
+        def of_first_call(call: AttentionCall) -> AttentionCall:
+            # A layer may attend over time first, and over something else with the same module then.
+            return edit(call) if call.index == 0 else call
+
+        options: dict[str, Any] = {"certify": False, "reader": NoReading(), "clean": self.clean, "edit": of_first_call}
         with torch.no_grad(), AttentionCapture(self.model, **options):
             changed = self._tokens(self._run())
         cosine = torch.nn.functional.cosine_similarity(self.output, changed, dim=-1)
@@ -216,7 +233,10 @@ class _Layer:
 
     def _run(self) -> Tensor:
         args, options, _ = self.seen
-        return _first(self.block(*args, **options))
+        try:
+            return _first(self.block(*args, **options))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # such as a cache that grew
+            raise LaglensError(f"the layer around '{self.attention}' does not run alone ({error})") from error
 
     def _tokens(self, output: Tensor) -> Tensor:
         found = output.detach().double().reshape(-1, *output.shape[-2:])
@@ -230,7 +250,11 @@ class _Layer:
 
 def _first(output: Any) -> Tensor:
     """The hidden states among what a layer puts out."""
-    return output if isinstance(output, Tensor) else next(iter(output))
+    parts = output.values() if isinstance(output, Mapping) else output
+    first = output if isinstance(output, Tensor) else next(iter(parts), None)
+    if not isinstance(first, Tensor) or first.dim() < 2:
+        raise LaglensError(f"a layer puts out {type(output).__name__}, in which no hidden states can be told")
+    return first
 
 
 def _in_batches(
