@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from laglens.errors import LaglensError
 from laglens.figures.style import DIVERGING, SEQUENTIAL
+from laglens.lags.verdicts import SUPPORTED
 from laglens.report.bundle import bundle, page_sources
 from laglens.report.packing import ERRORS, Code
 from laglens.report.pooling import MOST
@@ -73,6 +74,7 @@ def _page(packed: list[tuple[dict[str, Any], str]], title: str, code: str) -> st
     modules = {name: text for name, text in sources.items() if "." not in name}
     index = {
         "runs": [{"model": about["model"], "signal": about["signal"]} for about, _ in packed],
+        "first": max(range(len(packed)), key=lambda place: _supported(packed[place][0])),
         "colours": {"sequential": colours(SEQUENTIAL), "diverging": colours(DIVERGING)},
         "error": ERRORS[code],
     }
@@ -91,6 +93,11 @@ def _page(packed: list[tuple[dict[str, Any], str]], title: str, code: str) -> st
         assert found, f"page.html has no place for its {mark}"
         page = before + content + after
     return page
+
+
+def _supported(about: Mapping[str, Any]) -> int:
+    """Verdicts that a run supports: the page opens with the run that has most to show."""
+    return list((about["verdicts"] or {}).get("verdict", ())).count(SUPPORTED)
 
 
 def as_json(content: Any) -> str:

@@ -49,7 +49,7 @@ async function open(hash) {
   turn += 1;
   const mine = turn;
   const address = readAddress(hash);
-  const run = await loaded(placeOf(index.runs, address.m, address.s));
+  const run = await loaded(address.m || address.s ? placeOf(index.runs, address.m, address.s) : index.first);
   const pinned = pinnedPlace(index.runs, address.c);
   const other = pinned === null ? null : await loaded(pinned);
   if (mine !== turn) return; // another run was asked for meanwhile
