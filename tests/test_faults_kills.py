@@ -39,6 +39,9 @@ MORE = {
 }
 TARGETS = [
     "results/distributions/kinds.answers.csv",
+    "results/figures/distributions/kinds.png",
+    "results/figures/each/eventful/events.png",
+    "results/figures/once/wave/class_token.png",
     "results/figures/pairs/wave/alignment.png",
     "results/heads/once/wave.cls.csv",
     "results/heads/pairs/wave.alignment.csv",
