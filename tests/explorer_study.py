@@ -62,20 +62,6 @@ def page_runs(files: dict[tuple[str, str], tuple[Path, Path]]) -> list[Run]:
     return runs
 
 
-def write_large(path: Path, tokens: int) -> Path:
-    """A page of one run with maps of `tokens` on a side, three quarters of them history."""
-    options = OPTIONS | {
-        "history": 3 * tokens * STEP // 4,
-        "horizon": tokens * STEP // 4,
-        "stacks": {"encoder": (0, 1)},
-    }
-    time, control = time_tree(samples=2, **options), control_tree(replicates=20, windows=2, **options)
-    control.attrs["n_windows"] = 2
-    run = explorer_run(time, measure_lags(time, control), model="large", signal="wave", vectors=vectors(time, rows=1))
-    path.write_text(explorer_page([run]), encoding="utf-8")
-    return path
-
-
 def vectors(tree: xr.DataTree, rows: int) -> xr.DataTree:
     """Queries and keys of two heads whose softmax is their map; with two rows the second row of tokens sees other keys.
 
