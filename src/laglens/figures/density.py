@@ -134,7 +134,8 @@ def pairs_of(agreement: xr.DataTree, time_tree: xr.DataTree, method: str) -> Pai
         mismatched.append(np.ravel(of_method["mismatched"].values))
     x, y, r, null = (np.concatenate(values) for values in (attention, attribution, spearman, mismatched))
     known = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
-    return Pairs(x[known], y[known], r[np.isfinite(r)], float(null[np.isfinite(null)].mean()) if len(null) else np.nan)
+    null = null[np.isfinite(null)]
+    return Pairs(x[known], y[known], r[np.isfinite(r)], float(null.mean()) if len(null) else np.nan)
 
 
 def _over_mean(values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ network too. It runs once more for every token or head whose values are 0, on th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -189,7 +188,8 @@ class _HeadsOfFirstCall:
     def read(self, call: AttentionCall) -> Reading | None:
         if call.module == self.module and call.index == 0:
             tensor = call.weights if call.query is None else call.query
-            self.heads = 0 if tensor is None else math.prod(tensor.shape[:-2]) // self.rows
+            if tensor is not None:  # (sample, head, token, dim), or samples and heads folded together
+                self.heads = tensor.shape[-3] if tensor.dim() > 3 else len(tensor) // self.rows
         return None
 
 
