@@ -117,7 +117,7 @@ def test_what_another_config_or_other_code_would_make_is_stale(workflow: Workflo
     code, lines = checked(workflow.root)
     stale = {line.partition(": ")[0] for line in lines if "made by another study" in line}
     assert code == 1 and lines[-1] == "to make the stale ones again: snakemake --cores 4"
-    drawn = r"results/figures/.*/(mosaic|head_sheet|lag_strip|flow|similarity|contrast)\.png"
+    drawn = r"results/figures/.*/(mosaic|head_sheet|lag_strip|flow|arcs|similarity|contrast)\.png"
     assert stale and all(re.fullmatch(drawn, name) for name in stale)
     (workflow.root / "results/figures/notes.txt").write_text("mine")
     code, lines = checked(workflow.root)
