@@ -156,13 +156,15 @@ class StretchCombs:
         Candidates, ``(period,)`` [input samples].
     weights
         ``(period, place)``, of norm 1: combs of many teeth and of few then vary alike on noise.
+    around
+        The candidates around each, ``(period, 2 NEAR + 1)`` [input samples].
     finer
-        Of candidate i the combs of the candidates around it with the teeth that all of them have,
-        ``(period, 2 NEAR + 1, place)``.
+        Their combs, with the teeth that all of them have, ``(period, 2 NEAR + 1, place)``.
     """
 
     periods: Array
     weights: Array
+    around: Array
     finer: Array
 
     @classmethod
@@ -175,17 +177,15 @@ class StretchCombs:
         for near in around:
             teeth = np.intersect1d(comb_teeth(grid, near[0]), comb_teeth(grid, near[-1]))
             finer.append(np.stack([comb_weights(grid, period, teeth) for period in near]))
-        return cls(periods, weights / np.linalg.norm(weights, axis=1, keepdims=True), np.stack(finer))
+        return cls(periods, weights / np.linalg.norm(weights, axis=1, keepdims=True), around, np.stack(finer))
 
     def period(self, merged: Array) -> Array:
         """Period of the largest comb: (..., place) -> (...)."""
         profiles = merged.reshape(-1, merged.shape[-1])
         largest = (profiles @ self.weights.T).argmax(-1)
         found = np.empty(len(profiles))
-        steps = self.periods[1] / self.periods[0]
         for i in np.unique(largest):
-            near = self.periods[i] * steps ** np.arange(-NEAR, NEAR + 1)
-            found[largest == i] = refined_period(profiles[largest == i] @ self.finer[i].T, near)
+            found[largest == i] = refined_period(profiles[largest == i] @ self.finer[i].T, self.around[i])
         return found.reshape(merged.shape[:-1])
 
 

@@ -45,7 +45,7 @@ class ChunkedArray:
         self.name, self.dims, self.place, self._keep = name, dims, f"{path}: '{name}'", keep
         self.shape, self.chunk, self.dtype = array.shape, array.chunks, array.dtype
         self.fill = np.asarray(array.fill_value, array.dtype)
-        self._codec = Blosc(CODEC["cname"], CODEC["clevel"], Blosc.BITSHUFFLE)
+        self._codec = Blosc(CODEC["cname"], CODEC["clevel"], getattr(Blosc, CODEC["shuffle"].upper()))
         self._done: set[Index] = set()
         self._begun: dict[Index, tuple[NDArray, NDArray[np.bool_]]] = {}
 
