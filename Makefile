@@ -24,7 +24,7 @@ study: setup
 	@$(BIN)/snakemake --cores $(CORES)
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 bench: setup
 	@$(BIN)/python -m benchmarks
