@@ -93,6 +93,7 @@ def test_single_heads_are_chosen_apart_from_what_is_tested(model):
     assert heads["all"].sum() == 20
     assert 1 <= heads["following"].sum() < 20
     assert heads["at_multiple"].sum() == heads["at_period"].sum() == 1
+    assert heads["following"][heads["at_multiple"]].all()
     assert not np.array_equal(
         drawn(0, "harmonic", "choosing").normal(size=9), drawn(0, "harmonic", "testing").normal(size=9)
     )

@@ -6,27 +6,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from laglens.calibration.detection import excess, log_profiles, near_multiple
+from laglens.calibration.detection import Array, excess, log_profiles, near_multiple
 from laglens.calibration.series import drawn, noise_series, wave_series
 from laglens.lags.comb_tests import swap_test
+from laglens.lags.tracking import candidate_combs
 from laglens.models.forecaster import Forecaster
 from laglens.signals.probes import make_probes
 from laglens.time.probes import probe_time_tree
 
-CHOOSING = 100  # harmonic series on which single heads are chosen, and white noise series beside them
+CHOOSING = 100  # series of each kind on which single heads are chosen, and white noise series beside them
+CHOSEN_ON = ("harmonic", "two_periods")
 LEVEL = 0.05
 
 Mask = NDArray[np.bool_]
 
 
-def choose_heads(
-    model: Forecaster, *, seed: int, device: torch.device | str = "cpu"
-) -> tuple[dict[str, Mask], NDArray[np.float64]]:
+def choose_heads(model: Forecaster, *, seed: int, device: torch.device | str = "cpu") -> tuple[dict[str, Mask], Array]:
     """Mark the heads that a person would look at, over all stacks that read the history: ``{name: (head,)}``.
 
     ``all``; ``following``, those that follow the periods of their input by the swap test at 5 %, which is what a
-    verdict asks for; ``at_multiple`` and ``at_period``, the one whose strongest lag lies most often within a token of a
-    multiple of the true period, and of the period itself, on harmonic series apart from those that are tested later.
+    verdict asks for; ``at_multiple`` and ``at_period``, the one that most often shows a comb beyond those of white
+    noise and has its strongest lag within a token of a multiple of a true period, and of the period itself, chosen
+    on waves with overtones and on sums of two waves, apart from those that are tested later.
 
     Parameters
     ----------
@@ -39,18 +40,32 @@ def choose_heads(
         The masks, and the profiles on white noise that single heads were read against, ``(series, head, lag)``.
     """
     length = model.history + model.horizon
-    noise = noise_series("white", CHOOSING, length, drawn(seed, "white", "choosing"))
-    waves, periods = wave_series("harmonic", CHOOSING, length, drawn(seed, "harmonic", "choosing"))
-    profiles, lag, step = log_profiles(model, np.concatenate([waves, noise]), device=device)
-    z = excess(profiles[:CHOOSING], profiles[CHOOSING:])
-    top = lag[z.argmax(-1)]  # (series, head)
-    at_period = (np.abs(top - periods) <= step).mean(0)
-    at_multiple = near_multiple(top, periods[:, None], step).mean(0)
-    single = {"at_multiple": at_multiple.argmax(), "at_period": at_period.argmax()}
-    number = np.arange(top.shape[1])
+    white, lag, step = log_profiles(
+        model, noise_series("white", CHOOSING, length, drawn(seed, "white", "choosing")), device=device
+    )
+    places: dict[str, list[Array]] = {"at_multiple": [], "at_period": []}
+    for kind in CHOSEN_ON:
+        waves, periods = wave_series(kind, CHOOSING, length, drawn(seed, kind, "choosing"))
+        profiles, _, _ = log_profiles(model, waves, device=device)
+        comb, top = _comb_and_lag(profiles, white, lag, step)
+        at_period = (np.abs(top[..., None] - periods[:, None]) <= step).any(-1)
+        at_multiple = near_multiple(top, np.repeat(periods[:, None], top.shape[1], 1), step)
+        # The size of the comb decides only between heads that are right equally often.
+        for name, at in {"at_multiple": at_multiple, "at_period": at_period}.items():
+            places[name].append(((comb > 1) & at).mean(0) + 1e-6 * np.minimum(comb.mean(0), 100))
+    single = {name: int(np.sum(scores, axis=0).argmax()) for name, scores in places.items()}
+    number = np.arange(white.shape[1])
     chosen = {name: number == head for name, head in single.items()}
     following = np.isin(number, following_heads(model, seed=seed, device=device))
-    return {"all": number >= 0, "following": following} | chosen, profiles[CHOOSING:]
+    return {"all": number >= 0, "following": following} | chosen, white
+
+
+def _comb_and_lag(profiles: Array, white: Array, lag: Array, step: float) -> tuple[Array, Array]:
+    """Largest comb over the 95 % point of that of white noise, and the strongest lag: both (series, head)."""
+    _, combs = candidate_combs(lag, step)
+    contrast, null = profiles @ combs.T, white @ combs.T
+    limit = np.quantile(excess(null, null).max(-1), 1 - LEVEL, axis=0)
+    return excess(contrast, null).max(-1) / limit, lag[excess(profiles, white).argmax(-1)]
 
 
 def following_heads(model: Forecaster, *, seed: int, device: torch.device | str = "cpu") -> NDArray[np.int64]:
