@@ -67,12 +67,12 @@ def generated(cards: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([BEGIN, table(header, map(facts, cards)), measured, error_table, END])
 
 
-def updated(page: str, text: str) -> str:
-    """Replace what lies between the marks of `page` by `text`."""
-    before, _, rest = page.partition(BEGIN)
+def updated(page: str, text: str, begin: str = BEGIN) -> str:
+    """Replace what lies between the marks of `page` by `text`, which has them too."""
+    before, _, rest = page.partition(begin)
     inside, found, after = rest.partition(END)
     if not (inside and found):
-        sys.exit(f"{PAGE}: the marks '{BEGIN}' and '{END}' are missing")
+        sys.exit(f"the marks '{begin}' and '{END}' are missing in the page")
     return before + text + after
 
 
