@@ -216,7 +216,9 @@ if __name__ == "__main__":
     for part, write in {"calibration": calibration, "claims": claimed}.items():
         results = RESULTS / part / "summary.csv"
         page = ROOT / f"docs/{part}.md"
-        text = updated(page, write(pd.read_csv(results)), BEGIN.format(part=results.relative_to(RESULTS)))
+        text = updated(
+            page.read_text("utf-8"), write(pd.read_csv(results)), BEGIN.format(part=results.relative_to(RESULTS))
+        )
         page.write_text(text, "utf-8")
     for name, picture in PICTURES.items():
         shutil.copyfile(RESULTS / "figures" / f"{name}.png", ROOT / "docs/images" / f"{picture}.png")
