@@ -150,7 +150,9 @@ Model = Annotated[
     BeforeValidator(_refuse_without_attention),
 ]
 PER_SIGNAL = ("encoder", "encoder_decoder")  # architectures that are trained on each signal
-SHIPPED = ("image_small", "numeric_small", "image_seed1")  # models whose weights come with laglens
+SHIPPED = (  # models whose weights come with laglens
+    "image_small", "image_seed1", "image_seed2", "numeric_small", "numeric_seed1", "numeric_seed2",
+)  # fmt: skip
 
 
 def _labels(stack: str, layers: int, heads: int) -> list[str]:
