@@ -153,8 +153,7 @@ MISTAKES = {
     "no such window": ({"figures__window": 16}, "figures.window: there is no window 16; attention.windows is 16"),
     "nothing is shipped": (
         {"models__image__weights": "shipped"},
-        "models.image.weights: no weights are shipped for 'image', only for image_small, image_seed1, image_seed2, "
-        "numeric_small, numeric_seed1, numeric_seed2",
+        "models.image.weights: no weights are shipped for 'image', only for image_small, image_seed1, image_seed2,",
     ),
     "missing table": (
         {"signals__mine": {"file": "nowhere.csv"}},
