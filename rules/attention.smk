@@ -4,7 +4,7 @@ rule capture_attention:
         weights=fitted(".safetensors"),
         card=fitted(".json"),
     output:
-        attention="results/attention/{model}/{signal}.zarr.zip",
+        attention=kept("attention", "results/attention/{model}/{signal}.zarr.zip"),
     log:
         "logs/capture_attention/{model}/{signal}.log",
     benchmark:
@@ -22,6 +22,7 @@ rule capture_attention:
     params:
         spec=spec(
             windows="attention.windows",
+            per_series="attention.windows_per_series",
             store="attention.store",
             dtype="attention.dtype",
             memory_gb="attention.memory_gb",

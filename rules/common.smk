@@ -1,5 +1,6 @@
 """The checked study, and the functions that the rules of all stages share."""
 
+from functools import cache
 from types import SimpleNamespace
 
 from laglens import launch
@@ -67,6 +68,10 @@ EVENTFUL = {
     for name, signal in STUDY.signals.items()
     if getattr(signal, "generator", None) in GENERATORS_WITH_EVENTS
 }
+# Tables of several series, each of which is asked about on its own.
+PANELS = {
+    name for name, signal in STUDY.signals.items() if getattr(signal, "is_panel", False)
+}
 FORMATS = list(dict.fromkeys(STUDY.figures.formats))
 launch.run_from(SOURCE)
 
@@ -84,6 +89,8 @@ def spec(versions=False, **paths):
     return settings_of_job
 
 
+# Snakemake asks for the params of every job by itself; of thousands, most have the same code.
+@cache
 def code(script):
     """Params: digests of a script and of every module that it reaches."""
     return code_hashes(ROOT / "scripts" / f"{script}.py", SOURCE)
@@ -92,12 +99,13 @@ def code(script):
 def model_code(script):
     """Params: the digests of `code`, and of what is loaded by name: the model's architecture, a person's own files."""
 
-    def digests(wildcards):
-        model = STUDY.models[wildcards.model]
+    @cache
+    def of_model(name):
+        model = STUDY.models[name]
         place = module_and_class(model.architecture)[0]
         return code(script) | module_hashes(place, SOURCE) | launch.own_code(model)
 
-    return digests
+    return lambda wildcards: of_model(wildcards.model)
 
 
 def fit_code(script):
@@ -201,6 +209,11 @@ def verdicts(wildcards):
     """Input: which heads follow a period of the signal, for models that forecast."""
     path = f"results/lags/{wildcards.model}/{wildcards.signal}.verdicts.csv"
     return path if wildcards.model in FORECASTING else []
+
+
+def kept(stage, path):
+    """Output: a cube of the stage, removed after its last consumer where the study does not keep it."""
+    return path if getattr(STUDY, stage).keep else temp(path)
 
 
 def compared(place, suffix=".zarr.zip"):
@@ -353,6 +366,8 @@ def targets():
             stages += ["attribution"]
             yield f"results/lags/{model}/{signal}.verdicts.csv"
             yield f"results/attribution/{model}/{signal}.knock_out.csv"
+            if signal in PANELS:
+                yield f"results/lags/{model}/{signal}.series.csv"
             for name in (
                 "verdicts",
                 "knock_out",

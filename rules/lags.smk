@@ -124,6 +124,48 @@ rule test_lags:
         "../scripts/test_lags.py"
 
 
+rule measure_series:
+    input:
+        signal="results/signals/{signal}.zarr.zip",
+        control="results/signals/{signal}.ar1.zarr.zip",
+        weights=fitted(".safetensors"),
+        card=fitted(".json"),
+    output:
+        series="results/lags/{model}/{signal}.series.zarr.zip",
+        table=table_of("lags/{model}/{signal}.series", "series"),
+    log:
+        "logs/measure_series/{model}/{signal}.log",
+    benchmark:
+        "logs/measure_series/{model}/{signal}.tsv"
+    wildcard_constraints:
+        model=one_of(set(STUDY.models) - RECORDED),
+    priority: 60
+    conda:
+        "../envs/laglens.yaml"
+    threads: 1
+    resources:
+        gpu=gpu,
+        mem_mb=grown(2000 + 1000 * STUDY.attention.memory_gb),
+        runtime=grown(60),
+    params:
+        spec=spec(
+            windows="attention.windows",
+            per_series="attention.windows_per_series",
+            memory_gb="attention.memory_gb",
+            normalisation="time.normalisation",
+            max_lag="lags.max_lag",
+            controls="lags.series_controls",
+            confidence="lags.confidence",
+            device="device",
+            versions=True,
+        ),
+        code=model_code("measure_series"),
+    message:
+        "Measuring the lags of {wildcards.model} on every series of {wildcards.signal}"
+    script:
+        "../scripts/measure_series.py"
+
+
 rule stretch_probe:
     input:
         weights="results/models/{fit}.safetensors",
@@ -184,6 +226,7 @@ rule stretch_signal:
     params:
         spec=spec(
             windows="attention.windows",
+            per_series="attention.windows_per_series",
             memory_gb="attention.memory_gb",
             confidence="lags.confidence",
             seed="seed",

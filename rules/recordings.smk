@@ -22,6 +22,7 @@ rule export_windows:
             history="models.{model}.options.history",
             horizon="models.{model}.options.horizon",
             windows="attention.windows",
+            per_series="attention.windows_per_series",
             statistics="attention.statistics",
         ),
         code=code("export_windows"),
@@ -38,8 +39,8 @@ rule import_recording:
         windows="results/windows/{model}/{signal}.npz",
         recording=recording,
     output:
-        attention="results/attention/{model}/{signal}.zarr.zip",
-        controls="results/time/{model}/{signal}.ar1.zarr.zip",
+        attention=kept("attention", "results/attention/{model}/{signal}.zarr.zip"),
+        controls=kept("time", "results/time/{model}/{signal}.ar1.zarr.zip"),
     log:
         "logs/import_recording/{model}/{signal}.log",
     benchmark:
@@ -59,6 +60,7 @@ rule import_recording:
             history="models.{model}.options.history",
             horizon="models.{model}.options.horizon",
             windows="attention.windows",
+            per_series="attention.windows_per_series",
             normalisation="time.normalisation",
         ),
         code=code("import_recording"),

@@ -2,7 +2,7 @@ rule reduce_to_time:
     input:
         attention="results/attention/{model}/{signal}.zarr.zip",
     output:
-        time="results/time/{model}/{signal}.zarr.zip",
+        time=kept("time", "results/time/{model}/{signal}.zarr.zip"),
     log:
         "logs/reduce_to_time/{model}/{signal}.log",
     benchmark:
@@ -29,7 +29,7 @@ rule capture_controls:
         weights=fitted(".safetensors"),
         card=fitted(".json"),
     output:
-        time="results/time/{model}/{signal}.ar1.zarr.zip",
+        time=kept("time", "results/time/{model}/{signal}.ar1.zarr.zip"),
     log:
         "logs/capture_controls/{model}/{signal}.log",
     benchmark:
@@ -47,6 +47,7 @@ rule capture_controls:
     params:
         spec=spec(
             windows="attention.windows",
+            per_series="attention.windows_per_series",
             memory_gb="attention.memory_gb",
             normalisation="time.normalisation",
             device="device",
@@ -65,7 +66,7 @@ rule capture_untrained:
         weights=fitted(".safetensors"),
         card=fitted(".json"),
     output:
-        time="results/time/{model}/{signal}.untrained.zarr.zip",
+        time=kept("time", "results/time/{model}/{signal}.untrained.zarr.zip"),
     log:
         "logs/capture_untrained/{model}/{signal}.log",
     benchmark:
@@ -83,6 +84,7 @@ rule capture_untrained:
     params:
         spec=spec(
             windows="attention.windows",
+            per_series="attention.windows_per_series",
             memory_gb="attention.memory_gb",
             normalisation="time.normalisation",
             draws="lags.untrained",
@@ -102,8 +104,8 @@ rule capture_probes:
         weights="results/models/{fit}.safetensors",
         card="results/models/{fit}.json",
     output:
-        swap="results/time/{fit}.swap.zarr.zip",
-        white="results/time/{fit}.white.zarr.zip",
+        swap=kept("time", "results/time/{fit}.swap.zarr.zip"),
+        white=kept("time", "results/time/{fit}.white.zarr.zip"),
     log:
         "logs/capture_probes/{fit}.log",
     benchmark:

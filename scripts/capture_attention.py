@@ -12,7 +12,8 @@ with job() as snakemake:
     spec, card = snakemake.params.spec, read_card(snakemake.input.card)
     model = restore_model(card, read_weights(snakemake.input.weights))
     signal = read_dataset(snakemake.input.signal)
-    shown = windows(signal["value"], model.history, model.horizon, spec["windows"], channels=model.channels)
+    asked = {"n": spec["windows"], "per_series": spec["per_series"], "channels": model.channels}
+    shown = windows(signal["value"], model.history, model.horizon, **asked)
     attrs = {"model": card, "signal": signal.attrs, "spec": spec, "versions": spec["versions"]}
     options = {name: spec[name] for name in CAPTURE}
     with tree_writer(snakemake.output.attention, [stack.name for stack in model.stacks]) as writer:

@@ -12,11 +12,12 @@ with job() as snakemake:
     spec, card = snakemake.params.spec, read_card(snakemake.input.card)
     model = restore_model(card, read_weights(snakemake.input.weights))
     control = read_dataset(snakemake.input.control)
+    n, per_series = spec["windows"], spec["per_series"]
     history, horizon, channels = model.history, model.horizon, model.channels
     tree = control_time_tree(
         model,
         control,
-        partial(windows, history=history, horizon=horizon, n=spec["windows"], channels=channels),
+        partial(windows, history=history, horizon=horizon, n=n, per_series=per_series, channels=channels),
         normalisation=spec["normalisation"],
         memory_gb=spec["memory_gb"],
         device=pick_device(spec["device"]),

@@ -10,7 +10,13 @@ from laglens.store import read_dataset
 
 with job() as snakemake:
     spec, names = snakemake.params.spec, snakemake.wildcards
-    cut = partial(windows, history=spec["history"], horizon=spec["horizon"], n=spec["windows"])
+    cut = partial(
+        windows,
+        history=spec["history"],
+        horizon=spec["horizon"],
+        n=spec["windows"],
+        per_series=spec["per_series"],
+    )
     observed, controls = (cut(read_dataset(path)["value"]) for path in snakemake.input)
     about = {"kind": WINDOWS, "model": names.model, "signal": names.signal, "statistics": spec["statistics"]}
     about |= {"history": spec["history"], "horizon": spec["horizon"]}

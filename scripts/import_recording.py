@@ -17,7 +17,13 @@ with job() as snakemake:
             "them in the environment of the model (docs/models.md) and give the same command again"
         )
     signal, control = read_dataset(paths.signal), read_dataset(paths.control)
-    cut = partial(windows, history=spec["history"], horizon=spec["horizon"], n=spec["windows"])
+    cut = partial(
+        windows,
+        history=spec["history"],
+        horizon=spec["horizon"],
+        n=spec["windows"],
+        per_series=spec["per_series"],
+    )
     observed, controls = cut(signal["value"]), cut(control["value"])
     recording = Recording.read(paths.recording, shown_histories(observed, controls, spec["history"]))
     attrs = {"model": recorded_card(recording, names.model), "spec": spec}

@@ -12,6 +12,7 @@ with job() as snakemake:
         signal["value"],
         probe=read_tree(snakemake.input.probe),
         n=spec["windows"],
+        per_series=spec["per_series"],
         confidence=spec["confidence"],
         seed=spec["seed"],
         memory_gb=spec["memory_gb"],

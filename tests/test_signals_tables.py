@@ -67,7 +67,7 @@ def test_a_table_is_read_from_csv_and_parquet(tmp_path: Path, suffix: str) -> No
     signal = make_signal(spec, table=read_table(path))
     assert dict(signal.sizes) == {"sample": 2, "time": 40}
     np.testing.assert_array_equal(signal.value[1], np.arange(40) % 7 + 0.5)
-    assert list(signal.column.values) == ["price", "GW"]
+    assert list(signal.series_name.values) == ["price", "GW"]
     np.testing.assert_array_equal(signal.date, hourly().when.to_numpy())
     assert signal.date.dtype == "datetime64[ns]"
     expected = {"time_step": 1.0, "time_unit": "hours", "unit": "GW", "interpolated": 0, "seed": None}
@@ -80,15 +80,15 @@ def test_a_column_is_cut_into_windows() -> None:
     assert dict(signal.sizes) == {"sample": 6, "time": 16}
     np.testing.assert_array_equal(signal.start, [0, 10, 20] * 2)
     np.testing.assert_array_equal(signal.value[4], np.sqrt(np.arange(10, 26)))
-    assert list(signal.column.values) == ["GW"] * 3 + ["price"] * 3
+    assert list(signal.series_name.values) == ["GW"] * 3 + ["price"] * 3
     np.testing.assert_array_equal(signal.start_date, hourly().when.to_numpy()[[0, 10, 20] * 2])
     assert "date" not in signal.coords
     assert own(hourly(), column="GW", window=16).sizes["sample"] == 2
 
 
 def test_the_only_numeric_column_needs_no_name() -> None:
-    assert own(hourly()[["when", "GW"]]).column.values[0] == "GW"
-    assert own(pd.DataFrame({"t": range(20), "x": np.arange(20.0) ** 2}), time="t").column.values[0] == "x"
+    assert own(hourly()[["when", "GW"]]).series_name.values[0] == "GW"
+    assert own(pd.DataFrame({"t": range(20), "x": np.arange(20.0) ** 2}), time="t").series_name.values[0] == "x"
     with pytest.raises(LaglensError, match=r"name the 'column' to take from 'mine\.csv'; numeric columns: GW, price"):
         own(hourly())
 
@@ -175,7 +175,7 @@ def changed(**rows: object) -> pd.DataFrame:
         (hourly(), {"column": "GW", "time": "wen"}, r"has no column 'wen'; did you mean 'when'\?"),
         (changed(GW=(7, "1,5")), {"column": "GW"}, r"column 'GW', row 8: '1,5' is not a number; write .*12\.5"),
         (changed(GW=(7, np.inf)), {"column": "GW"}, r"column 'GW', row 8: the value is missing"),
-        (hourly(GW=3.0), {"column": ["price", "GW"]}, r"column 'GW', sample 1: every value is 3; a constant series"),
+        (hourly(GW=3.0), {"column": ["price", "GW"]}, r"series 'GW', sample 1: every value is 3; a constant series"),
         (hourly(rows=7), {"column": "GW"}, r"signal 'mine' \(file mine\.csv\): 7 samples in time are fewer than 8"),
         (hourly(rows=1), {"column": "GW", "time": "when"}, r"one row has no time step"),
         (hourly(), {"column": "GW", "window": 41}, r"window 41 is longer than the 40 rows"),

@@ -1,5 +1,6 @@
 """Which jobs run again after one change: the real workflow with a tiny study, run once, then changed and dry-run."""
 
+import csv
 import os
 import re
 import shutil
@@ -168,6 +169,7 @@ CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
     "draws of random weights": (configure(lags__untrained=4), FROM_UNTRAINED),
     "waves of the period swap": (configure(lags__swap_inputs=4), FROM_PROBES),
     "stretched signals too": (configure(lags__stretch=True), {"stretch_probe": 2, "stretch_signal": 3} | JUDGED),
+    "the table as a panel": (configure(signals__table__column="*"), FROM_TABLE | {"measure_series": 1}),
     "permutations": (configure(lags__permutations=99), FOLLOWED),
     "width of a knock-out": (configure(attribution__half_width=0.5), {"knock_out": 3} | SHOWN | REPORTED),
     "explained forecast sample": (configure(attribution__step=2), EXPLAINED),
@@ -273,6 +275,35 @@ def test_the_same_figures_are_the_same_bytes(workflow: WorkflowCopy) -> None:
     shutil.rmtree(workflow.root / "results" / "figures")
     assert workflow.snakemake().returncode == 0
     assert workflow.results() == before
+
+
+def test_cubes_that_are_not_kept_are_removed_and_missed_by_nothing_else(workflow: WorkflowCopy) -> None:
+    before = workflow.results()
+    workflow.configure({"attention.keep": False, "time.keep": False})
+    assert workflow.stale() == {}
+    assert workflow.snakemake("--delete-temp-output").returncode == 0
+    cubes = {name for name in before if name.startswith(("attention/", "time/"))}
+    assert set(before) - set(workflow.results()) == cubes and cubes
+    assert workflow.stale() == {}
+    workflow.configure({"lags.permutations": 99})  # made from the cubes of a model
+    assert workflow.stale().keys() >= {"capture_probes", "follow_periods", "test_lags"}
+    workflow.configure({"lags.permutations": 999, "report.megabytes": 19})
+    assert "capture_attention" in workflow.stale()
+    workflow.configure({"report.megabytes": 20, "time.keep": True})
+    run = workflow.snakemake("-R", "capture_attention", "--until", "reduce_to_time")
+    assert run.returncode == 0, run.stdout
+    cubes = [name for name in workflow.results() if name.startswith(("attention/", "time/"))]
+    assert sorted(cubes) == ["time/each/wave.zarr.zip", "time/once/table.zarr.zip", "time/once/wave.zarr.zip"]
+    assert {name: workflow.results()[name] for name in cubes} == {name: before[name] for name in cubes}
+
+
+def test_every_series_of_a_panel_has_a_row(workflow: WorkflowCopy) -> None:
+    run = workflow.snakemake("results/lags/once/table.series.csv")
+    assert run.returncode == 0, run.stdout
+    (row,) = csv.DictReader((workflow.root / "results/lags/once/table.series.csv").open())
+    assert (row["series"], row["n_controls"], row["n_windows"], row["reason"]) == ("value", "19", "4", "")
+    assert 0.05 <= float(row["p"]) <= 1 and row["part"] == "horizon->history"
+    assert "1 series show" in (workflow.root / "logs/measure_series/once/table.log").read_text()
 
 
 def test_the_report_is_one_archive_with_every_figure_and_asks_for_nothing_else(workflow: WorkflowCopy) -> None:

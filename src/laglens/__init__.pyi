@@ -122,6 +122,9 @@ from .lags.permutation import pooled_max_test as pooled_max_test
 from .lags.profiles import lag_profile as lag_profile
 from .lags.profiles import lag_ratio as lag_ratio
 from .lags.profiles import subdiagonal_means as subdiagonal_means
+from .lags.series import SeriesRatios as SeriesRatios
+from .lags.series import judge_series as judge_series
+from .lags.series import series_table as series_table
 from .lags.tables import changes_table as changes_table
 from .lags.tables import peaks_table as peaks_table
 from .lags.testability import testability as testability
@@ -160,3 +163,4 @@ from .time.controls import control_time_tree as control_time_tree
 from .time.probes import probe_time_tree as probe_time_tree
 from .time.probes import untrained_time_tree as untrained_time_tree
 from .time.reduce import to_time as to_time
+from .time.series import series_into as series_into

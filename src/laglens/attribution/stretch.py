@@ -27,6 +27,7 @@ def stretch_period(
     value: xr.DataArray,
     *,
     n: int = 16,
+    per_series: int = 0,
     probe: xr.DataTree | None = None,
     confidence: float = 0.95,
     seed: int = 0,
@@ -43,8 +44,8 @@ def stretch_period(
         Reads the history for its forecast.
     value
         ``(sample, time)``: one recorded series, or several. All factors need history / 0.75 samples.
-    n
-        Windows.
+    n, per_series
+        Windows; at least so many of every series.
     probe
         `stretch_probe` of the same model; default: made here.
     confidence
@@ -65,7 +66,7 @@ def stretch_period(
         The series is too short, no stack reads the history for the forecast, tokens are as fine as the series, or the
         model takes several channels together.
     """
-    shown = stretch_windows(value, model.history, n)
+    shown = stretch_windows(value, model.history, n, per_series=per_series)
     probe = stretch_probe(model, seed=seed, **options) if probe is None else probe
     if "left_out" in probe.attrs:
         raise LaglensError(probe.attrs["left_out"])

@@ -54,6 +54,7 @@ DATASET_COLUMNS = {  # of the data sets with more than one series; the first is 
         "realint",
     ),
 }  # fmt: skip
+EVERY = "*"  # column: every numeric one
 UnitOfTime = Literal["seconds", "minutes", "hours", "days", "weeks", "months", "quarters", "years"]
 
 
@@ -82,17 +83,22 @@ class RealSeries(Section):
 
 
 class OwnTable(Section):
-    """One or more columns of a person's own CSV or Parquet file."""
+    """One or more series of a person's own CSV or Parquet file."""
 
     file: str = Field(description="a .csv or .parquet file; relative to the folder you run from")
     column: str | list[str] | None = Field(
-        None, description="column or columns with the values, each a sample; null: the only numeric column"
+        None,
+        description="column or columns with the values, each a series; '*': every numeric column; null: the only one",
+    )
+    series: str | None = Field(
+        None,
+        description="column with the name of the series that a row belongs to; null: each value column is a series",
     )
     time: str | None = Field(None, description="column with dates or numbers, evenly spaced; null: rows are numbered")
     time_unit: UnitOfTime | None = Field(
         None, description="unit of time on figures; null: what the dates suggest, else samples"
     )
-    window: int | None = Field(None, ge=8, description="cut each column into series of this many samples; null: do not")
+    window: int | None = Field(None, ge=8, description="cut each series into pieces of this many samples; null: do not")
     stride: PositiveInt | None = Field(None, description="samples from one cut to the next; null: `window`")
     periods: list[PositiveFloat] = Field([], description="periods you know of, in samples; drawn and tested as truth")
     interpolate: bool = Field(False, description="fill gaps on a straight line; false: a gap is an error")
@@ -110,10 +116,16 @@ class OwnTable(Section):
         if self.stride is not None and self.window is None:
             raise ValueError("'stride' is given without 'window'")
         columns = self.value_columns
-        if self.column is not None and (not columns or len(set(columns)) < len(columns)):
+        if self.column not in (None, EVERY) and (not columns or len(set(columns)) < len(columns)):
             raise ValueError("'column' is an empty list, or names a column twice")
-        if self.time in columns:
-            raise ValueError(f"'{self.time}' is given both as 'time' and as 'column'")
+        if self.series is not None and (len(columns) > 1 or self.column == EVERY):
+            raise ValueError("with 'series' the values are in one 'column'")
+        roles = {"time": self.time, "series": self.series}
+        for role, column in roles.items():
+            if column is not None and column in columns:
+                raise ValueError(f"'{column}' is given both as '{role}' and as 'column'")
+        if self.series is not None and self.series == self.time:
+            raise ValueError(f"'{self.time}' is given both as 'time' and as 'series'")
         return self
 
     @property
@@ -124,17 +136,25 @@ class OwnTable(Section):
     @property
     def value_columns(self) -> list[str]:
         """The columns asked for by name."""
+        if self.column == EVERY:
+            return []
         return [self.column] if isinstance(self.column, str) else list(self.column or ())
+
+    @property
+    def is_panel(self) -> bool:
+        """Whether it holds several series that have names."""
+        return self.series is not None or self.column == EVERY or len(self.value_columns) > 1
 
     @property
     def columns(self) -> Iterator[tuple[str, str]]:
         """Every column that the file must have, with the key that asks for it."""
-        if isinstance(self.column, str):
+        if isinstance(self.column, str) and self.column != EVERY:
             yield "column", self.column
         for i, column in enumerate(self.column if isinstance(self.column, list) else ()):
             yield f"column[{i}]", column
-        if self.time is not None:
-            yield "time", self.time
+        for key in ("time", "series"):
+            if getattr(self, key) is not None:
+                yield key, getattr(self, key)
 
 
 Generator = (

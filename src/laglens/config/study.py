@@ -52,6 +52,9 @@ class Attention(Section):
     """How the attention is captured."""
 
     windows: PositiveInt = Field(16, description="windows of each signal that are shown to the model")
+    windows_per_series: PositiveInt = Field(
+        1, description="at least so many of every series of a signal that has several, even if these are more"
+    )
     store: Literal["auto", "tokens", "time"] = Field(
         "auto",
         description="tokens: whole maps; time: maps reduced to time while the model runs, which needs little memory; "
@@ -64,6 +67,9 @@ class Attention(Section):
     statistics: list[RowStatistic] = Field(
         ["entropy", "effective_keys", "top_key"], description="what is kept of every row of tokens"
     )
+    keep: bool = Field(
+        True, description="keep these files; false: each is removed once it is reduced to time (docs/workflow.md)"
+    )
     rollout: bool = Field(
         False, description="follow the attention through all layers token by token while the model runs, for `flow`"
     )
@@ -74,6 +80,9 @@ class Time(Section):
 
     normalisation: Literal["mass", "mean"] = Field(
         "mass", description="mass: a row and its special mass sum to 1; mean: plain mean over both axes"
+    )
+    keep: bool = Field(
+        True, description="keep these files; false: each is removed once nothing of this study has to be made from it"
     )
 
 
@@ -90,6 +99,9 @@ class Lags(Section):
     swap_inputs: int = Field(8, ge=4, description="waves of each of these periods")
     permutations: int = Field(999, ge=99, description="permutations of their periods; the smallest p is 1 / (n + 1)")
     noises: int = Field(100, ge=20, description="white noise series that profiles on these waves are compared with")
+    series_controls: int = Field(
+        19, ge=9, description="of these, how many every series of a panel is compared with on its own"
+    )
     stretch: bool = Field(
         False,
         description="show every signal slower and faster too, for periods finer than a token: 9 runs more of each",

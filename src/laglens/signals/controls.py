@@ -14,7 +14,7 @@ from laglens.errors import LaglensError
 from laglens.signals.streams import stream
 
 LARGEST = 1 - 1e-6  # coefficient; a straight line or an alternating series would give 1
-KEPT = ("sample", "time", "column", "start")
+KEPT = ("sample", "time", "series_name", "start")
 
 
 def make_control(signal: xr.Dataset, replicates: int, seed: int = 0) -> xr.Dataset:
@@ -50,9 +50,11 @@ def make_control(signal: xr.Dataset, replicates: int, seed: int = 0) -> xr.Datas
     name = signal.attrs.get("name", "signal")
     coefficient = [_lag_one(series, f"signal '{name}', sample {k}") for k, series in enumerate(observed.values)]
     children = stream(seed, name, "ar1").spawn(replicates)
-    noise = [_replicate(observed.values, coefficient, np.random.default_rng(child)) for child in children]
+    noise = np.empty((replicates, *observed.shape))  # the largest array of a study with panels: no second copy
+    for replicate, child in zip(noise, children, strict=True):
+        replicate[:] = _replicate(observed.values, coefficient, np.random.default_rng(child))
     return xr.Dataset(
-        {"value": (("replicate", "sample", "time"), np.stack(noise), observed.attrs)},
+        {"value": (("replicate", "sample", "time"), noise, observed.attrs)},
         # Noise has no dates.
         coords={"replicate": np.arange(replicates)} | {c: observed[c].variable for c in observed.coords if c in KEPT},
         attrs=signal.attrs | {"control": "ar1", "coefficient": coefficient},

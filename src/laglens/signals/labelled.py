@@ -149,5 +149,5 @@ def checked(signal: xr.Dataset) -> xr.Dataset:
 
 
 def _label(signal: xr.Dataset, k: int) -> str:
-    column = f"column '{signal['column'].values[k]}', " if "column" in signal.coords else ""
-    return f"{column}sample {k}"
+    name = f"series '{signal['series_name'].values[k]}', " if "series_name" in signal.coords else ""
+    return f"{name}sample {k}"

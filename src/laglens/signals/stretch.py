@@ -17,7 +17,7 @@ FACTORS = tuple(np.linspace(0.75, 1.25, 9).tolist())
 FEWEST = 5  # factors; fewer leave most of a token without a lag
 
 
-def stretch_windows(value: xr.DataArray, history: int, n: int) -> xr.Dataset:
+def stretch_windows(value: xr.DataArray, history: int, n: int, *, per_series: int = 0) -> xr.Dataset:
     """Up to `n` windows of a series, each stretched in time by every factor and ending at the same instant.
 
     Window x of factor a is x(t / a), by cubic interpolation between the samples that are there: a token lag of l
@@ -48,7 +48,7 @@ def stretch_windows(value: xr.DataArray, history: int, n: int) -> xr.Dataset:
             f"{length} samples are too few to stretch windows of {history}: {_needed(history, FACTORS[-FEWEST])} are "
             f"needed for {FEWEST} of the {len(FACTORS)} factors, and {_needed(history, FACTORS[0])} for all"
         )
-    whole = windows(value, _needed(history, factors[0]), 0, n)
+    whole = windows(value, _needed(history, factors[0]), 0, n, per_series=per_series)
     series = whole["series"].transpose("sample", "time").values
     found = np.stack([stretch(series, factor, history) for factor in factors])
     labels = {name: whole[name] for name in ("sample", "signal_sample", "start")}

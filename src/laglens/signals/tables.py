@@ -1,6 +1,9 @@
-"""A person's own table as a signal."""
+"""A person's own table as a signal: one series, or a panel of many."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -8,90 +11,162 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from laglens.config.messages import nearest, one_line
-from laglens.config.signals import OwnTable
+from laglens.config.signals import EVERY, OwnTable
 from laglens.errors import LaglensError
 from laglens.signals.clock import Clock, read_clock
 from laglens.signals.labelled import labelled, more
 
 
+@dataclass(frozen=True)
+class _Series:
+    """One series of a table: its name, its values on the even grid of its clock, and how many are interpolated."""
+
+    name: str
+    values: NDArray[np.float64]
+    clock: Clock
+    gaps: int
+
+
 def from_table(spec: OwnTable, table: pd.DataFrame, name: str = "signal") -> xr.Dataset:
-    """Label columns of a table, each one a sample, or several if they are cut into windows.
+    """Label the series of a table, each one a sample, or several if they are cut into windows.
 
     Parameters
     ----------
     spec
         What to take; see ``docs/signals.md``.
     table
-        As `laglens.store.read_table` returns it.
+        As `laglens.store.read_table` returns it. Each value column is a series, or, with ``series``, the rows of each
+        name in that column, in the order in which they stand.
 
     Returns
     -------
     xr.Dataset
-        ``value (sample, time)`` with the coordinate ``column (sample)``; ``date (time)`` where the time column has
-        dates, or ``start (sample)`` and ``start_date (sample)`` where columns are cut into windows.
+        ``value (sample, time)`` with the coordinate ``series_name (sample)``; ``date (time)`` where the time column has
+        dates, or ``start (sample)`` and ``start_date (sample)`` where series are cut into windows or begin on
+        different dates.
 
     Raises
     ------
     LaglensError
-        A column is missing or not numeric, a value or a row is missing, or the times are uneven; rows are counted
-        from 1 below the header.
+        A column is missing or not numeric, a value or a row is missing, the times are uneven, or the series differ in
+        length or in their time step; rows are counted from 1 below the header, or within the series.
     """
     try:
         columns = _columns(spec, table, name)
-        clock = _clock(spec, table, name)
-        filled = [_filled(table[column], clock, spec.interpolate, f"signal '{name}', column '{column}'")
-                  for column in columns]  # fmt: skip
+        series = (
+            [*_of_names(spec, table, columns[0], name)] if spec.series else [*_of_columns(spec, table, columns, name)]
+        )
+        _same_step(series, name)
+        length = spec.window or _same_length(series, spec, name)
+        cut, starts = _cut(series, length, spec, name)
     except LaglensError as error:  # names and cells are quoted, and may hold line breaks or a page of text
         raise LaglensError(one_line(str(error))) from error
-    series = np.stack([values for values, _ in filled])
-    length = spec.window or series.shape[1]
-    if series.shape[1] < length:
-        raise LaglensError(
-            f"signal '{name}': window {length} is longer than the {series.shape[1]} rows of '{spec.file}'"
-        )
-    starts = np.arange(0, series.shape[1] - length + 1, spec.stride or length)
-    cut = np.lib.stride_tricks.sliding_window_view(series, length, axis=1)[:, starts].reshape(-1, length)
     signal = labelled(
         cut,
         source=f"file {spec.file}",
         parameters=spec.model_dump(mode="json"),
         name=name,
         periods=spec.periods,
-        time_step=clock.step,
-        time_unit=clock.unit,
+        time_step=series[0].clock.step,
+        time_unit=series[0].clock.unit,
         unit=spec.unit,
     )
-    signal.attrs["interpolated"] = sum(n_gaps for _, n_gaps in filled)
-    signal = signal.assign_coords(column=("sample", np.repeat(np.array(columns, dtype=object), len(starts))))
-    return _timed(signal, clock, starts if spec.window else None)
+    signal.attrs["interpolated"] = sum(one.gaps for one in series)
+    names = np.array([one.name for one, of_one in zip(series, starts, strict=True) for _ in of_one], dtype=object)
+    return _timed(signal.assign_coords(series_name=("sample", names)), series, starts, windowed=bool(spec.window))
 
 
 def _columns(spec: OwnTable, table: pd.DataFrame, name: str) -> list[str]:
-    """The value columns asked for, or the only numeric one."""
+    """The value columns asked for, every numeric one, or the only one."""
     wanted = spec.value_columns
-    for column in [*wanted, *([spec.time] if spec.time else ())]:
+    for column in [*wanted, *(column for column in (spec.time, spec.series) if column)]:
         if column not in table.columns:
             known = [str(c) for c in table.columns]
             raise LaglensError(f"signal '{name}': '{spec.file}' has no column '{column}'; {nearest(column, known)}")
     if wanted:
         return wanted
-    numeric = [str(c) for c in table.columns if pd.api.types.is_numeric_dtype(table[c]) and c != spec.time]
-    if len(numeric) != 1:
-        found = ", ".join(numeric) or "none"
-        raise LaglensError(f"signal '{name}': name the 'column' to take from '{spec.file}'; numeric columns: {found}")
-    return numeric
+    others = (spec.time, spec.series)
+    numeric = [str(c) for c in table.columns if pd.api.types.is_numeric_dtype(table[c]) and c not in others]
+    if numeric and (spec.column == EVERY or len(numeric) == 1):
+        return numeric
+    found = ", ".join(numeric) or "none"
+    if spec.column == EVERY:
+        raise LaglensError(f"signal '{name}': '{spec.file}' has no numeric column")
+    raise LaglensError(f"signal '{name}': name the 'column' to take from '{spec.file}'; numeric columns: {found}")
 
 
-def _clock(spec: OwnTable, table: pd.DataFrame, name: str) -> Clock:
+def _of_columns(spec: OwnTable, table: pd.DataFrame, columns: Sequence[str], name: str) -> Iterator[_Series]:
+    """Each column is a series; all of them share the clock."""
+    clock = _clock(spec, table, f"signal '{name}'")
+    for column in columns:
+        values, gaps = _filled(table[column], clock, spec.interpolate, f"signal '{name}', column '{column}'")
+        yield _Series(column, values, clock, gaps)
+
+
+def _of_names(spec: OwnTable, table: pd.DataFrame, column: str, name: str) -> Iterator[_Series]:
+    """The rows of each name are a series with a clock of its own."""
+    nameless = np.flatnonzero(table[spec.series].isna())
+    if len(nameless):
+        raise LaglensError(
+            f"signal '{name}', column '{spec.series}', row {nameless[0] + 1}: the name of the series is "
+            f"missing{more(nameless)}"
+        )
+    for key, rows in table.groupby(table[spec.series].astype(str), sort=False):
+        where = f"signal '{name}', series '{key}'"
+        clock = _clock(spec, rows, where)
+        values, gaps = _filled(rows[column], clock, spec.interpolate, f"{where}, column '{column}'")
+        yield _Series(str(key), values, clock, gaps)
+
+
+def _same_step(series: Sequence[_Series], name: str) -> None:
+    first = series[0]
+    for one in series[1:]:
+        if (one.clock.step, one.clock.unit) != (first.clock.step, first.clock.unit):
+            raise LaglensError(
+                f"signal '{name}': series '{one.name}' has one value every {one.clock.step:g} {one.clock.unit}, "
+                f"'{first.name}' one every {first.clock.step:g} {first.clock.unit}; one signal has one time step, so "
+                "make two signals of them, or resample"
+            )
+
+
+def _same_length(series: Sequence[_Series], spec: OwnTable, name: str) -> int:
+    """The length of all series, which are windows of themselves."""
+    shortest, longest = (pick(series, key=lambda one: len(one.values)) for pick in (min, max))
+    if len(shortest.values) != len(longest.values):
+        raise LaglensError(
+            f"signal '{name}': the series of '{spec.file}' differ in length, from {len(shortest.values)} samples "
+            f"('{shortest.name}') to {len(longest.values)} ('{longest.name}'); 'window: {len(shortest.values)}' cuts "
+            "each into as many pieces of that length as it has"
+        )
+    return len(longest.values)
+
+
+def _cut(
+    series: Sequence[_Series], length: int, spec: OwnTable, name: str
+) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
+    """Pieces of all series, ``(sample, time)``, and where those of each series start."""
+    pieces, starts = [], []
+    for one in series:
+        if len(one.values) < length:
+            which = f" of series '{one.name}'" if spec.series else ""
+            raise LaglensError(
+                f"signal '{name}': window {length} is longer than the {len(one.values)} rows{which} of '{spec.file}'"
+            )
+        starts.append(np.arange(0, len(one.values) - length + 1, spec.stride or length))
+        pieces.append(np.lib.stride_tricks.sliding_window_view(one.values, length)[starts[-1]])
+    return np.concatenate(pieces), starts
+
+
+def _clock(spec: OwnTable, table: pd.DataFrame, where: str) -> Clock:
     if spec.time is None:
         return Clock(np.arange(len(table)), 1.0, spec.time_unit or "samples")
-    clock = read_clock(table[spec.time], f"signal '{name}', column '{spec.time}'", spec.time_unit)
+    clock = read_clock(table[spec.time], f"{where}, column '{spec.time}'", spec.time_unit)
     missing = np.flatnonzero(np.diff(clock.position) > 1)
     if len(missing) and not spec.interpolate:
         row = int(missing[0])
         gap = int(clock.position[row + 1] - clock.position[row]) - 1
         raise LaglensError(
-            f"signal '{name}', column '{spec.time}': {gap} steps are missing after row {row + 1} "
+            f"{where}, column '{spec.time}': {gap} steps are missing after row {row + 1} "
             f"('{table[spec.time].iloc[row]}'); give 'interpolate: true' to fill gaps on a straight line, or leave "
             "out 'time' to number the rows"
         )
@@ -121,10 +196,16 @@ def _filled(column: pd.Series, clock: Clock, interpolate: bool, where: str) -> t
     return values, len(grid) - int(known.sum())
 
 
-def _timed(signal: xr.Dataset, clock: Clock, starts: NDArray[np.int64] | None) -> xr.Dataset:
-    """Add dates; windows have dates of their own, so that only where they start can be told."""
-    if starts is None:
-        return signal if clock.dates is None else signal.assign_coords(date=("time", clock.dates))
-    start = np.tile(starts, signal.sizes["sample"] // len(starts))
-    signal = signal.assign_coords(start=("sample", start))
-    return signal if clock.dates is None else signal.assign_coords(start_date=("sample", clock.dates[start]))
+def _timed(
+    signal: xr.Dataset, series: Sequence[_Series], starts: Sequence[NDArray[np.int64]], *, windowed: bool
+) -> xr.Dataset:
+    """Add dates; where samples have dates of their own, only where each starts can be told."""
+    dates = [one.clock.dates for one in series if one.clock.dates is not None]
+    if windowed:
+        signal = signal.assign_coords(start=("sample", np.concatenate(starts)))
+    if not dates:
+        return signal
+    if not windowed and all(one is dates[0] or np.array_equal(one, dates[0]) for one in dates):
+        return signal.assign_coords(date=("time", dates[0]))
+    begin = [one[of_one] for one, of_one in zip(dates, starts, strict=True)]
+    return signal.assign_coords(start_date=("sample", np.concatenate(begin)))

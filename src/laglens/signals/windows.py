@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from laglens.errors import LaglensError
 
 
-def windows(value: xr.DataArray, history: int, horizon: int, n: int, *, channels: int = 1) -> xr.Dataset:
+def windows(
+    value: xr.DataArray, history: int, horizon: int, n: int, *, per_series: int = 0, channels: int = 1
+) -> xr.Dataset:
     """Cut up to `n` different windows, spread evenly over samples and over time.
 
     Window i comes from sample i modulo the number of samples, and the starts rise evenly from the first to the
@@ -24,6 +26,8 @@ def windows(value: xr.DataArray, history: int, horizon: int, n: int, *, channels
         Samples in time that the model sees, and that it forecasts.
     n
         Windows wanted; fewer are returned where there are no more.
+    per_series
+        At least so many of every sample, even if these are more than `n`.
     channels
         Series that enter the model together: the samples of the signal.
 
@@ -32,7 +36,8 @@ def windows(value: xr.DataArray, history: int, horizon: int, n: int, *, channels
     xr.Dataset
         ``series (sample, time)``, or ``(sample, channel, time)``, with `history` + `horizon` samples in time; for every
         window the sample of the signal it comes from, ``signal_sample`` (of all of them ``signal_sample (channel)``),
-        and where it begins there, ``start``. Where the signal has dates, ``date (sample, time)``, NaT past its end.
+        its ``series_name`` where it has one, and where it begins there, ``start``. Where the signal has dates,
+        ``date (sample, time)``, NaT past its end.
 
     Raises
     ------
@@ -54,6 +59,7 @@ def windows(value: xr.DataArray, history: int, horizon: int, n: int, *, channels
         )
     n_starts = length - history + 1
     together = channels > 1
+    n = max(n, per_series * (1 if together else n_samples))
     i = np.arange(min(n, n_starts if together else n_samples * n_starts))
     # Each start is used by at most n_samples neighbouring windows, so that no window comes twice.
     start, sample = i * n_starts // len(i), np.arange(n_samples) if together else i % n_samples
@@ -69,6 +75,8 @@ def windows(value: xr.DataArray, history: int, horizon: int, n: int, *, channels
         "signal_sample": (across, value["sample"].values[sample] if "sample" in value.coords else sample),
         "start": ("sample", start, {"long_name": "first sample of the window"}),
     }
+    if "series_name" in value.coords:
+        coords["series_name"] = (across, value["series_name"].values[sample])
     if "date" in value.coords:
         dates = np.concatenate([value["date"].values, np.full(horizon, np.datetime64("NaT"), "datetime64[ns]")])
         coords["date"] = (("sample", "time"), dates[within.values])

@@ -16,7 +16,7 @@ from laglens.attention.coordinates import LABELS
 from laglens.attention.cube import GIGABYTE
 from laglens.attention.nodes import node_dataset
 from laglens.attention.readers import time_reader
-from laglens.attention.sinks import InMemory
+from laglens.attention.sinks import InMemory, Sink
 from laglens.attention.streaming import Columns
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack
@@ -95,7 +95,7 @@ class ReplicateMeans:
         Replicates, and windows of each.
     """
 
-    def __init__(self, sink: InMemory, stacks: Sequence[Stack], n: int, n_windows: int, normalisation: str) -> None:
+    def __init__(self, sink: Sink, stacks: Sequence[Stack], n: int, n_windows: int, normalisation: str) -> None:
         self.sink, self.stacks, self.n, self.n_windows = sink, stacks, n, n_windows
         self.columns = {stack.name: Columns.of(stack) for stack in stacks}
         self.labels = {stack.name: time_labels(node_dataset(stack, "time"), normalisation) for stack in stacks}
