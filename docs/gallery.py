@@ -1,8 +1,12 @@
-"""Write docs/gallery.md and its pictures from the figures of the finished default study: ``python docs/gallery.py``."""
+"""Write docs/gallery.md and its pictures from the figures of finished studies.
+
+``python docs/gallery.py [FOLDER ...]``: the results of the default study, and of others for what it has no model for.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -12,15 +16,14 @@ from laglens.store import write_bytes
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs/gallery.md", ROOT / "docs/images/gallery"
-FIGURES = ROOT / "results/figures"
+RESULTS = ROOT / "results"
 MOST = 150_000  # bytes
 SIZES = [(width, colours) for width in (1000, 850, 720, 620) for colours in (256, 128, 64, 32)]
 HEAD = """# Gallery
 
-Every figure of laglens, drawn from the default study: `snakemake`, then `python docs/gallery.py`, which writes this
-page and its pictures. [Figures](figures.md) says how to read each of them, also of those that the default study has no
-model for: the [alignment](figures.md#alignment-which-moment-each-step-of-the-forecast-reads) of cross-attention and the
-[class token](figures.md#class-token-where-an-image-model-looks) of image models.
+Every figure of laglens, drawn by the default study: `snakemake`, then `python docs/gallery.py`, which writes this
+page and its pictures. Those at the end need models or signals of other studies, whose results it takes as well:
+`python docs/gallery.py results other/results`. [Figures](figures.md) says how to read each of them.
 """
 SHOWN = {  # figure: title, what to see
     "image_small/three_harmonics/verdicts": (
@@ -97,6 +100,34 @@ SHOWN = {  # figure: title, what to see
     "image_small/training": ("Training", "Losses, and errors beside forecasts that need no model."),
 }
 
+ELSEWHERE = {  # figure, by pattern, first found: title, what to see, what draws it
+    "step_forecaster_*/*/alignment": (
+        "Alignment",
+        "Which moment of the history each step of the forecast reads through cross-attention, and how sharply.",
+        "a model with a decoder, as in [studies/distributions.yaml](../studies/distributions.yaml)",
+    ),
+    "*/*/class_token": (
+        "Class token",
+        "Where the class token of an image model looks in the picture of the series.",
+        "an [image model with a class token](models.md)",
+    ),
+    "calibration/rates": (
+        "False alarms",
+        "How often the tests are wrong where nothing is there, and how often they find what is.",
+        "the rule `calibration` ([how the tests were checked](calibration.md))",
+    ),
+    "calibration/knock_out": (
+        "Knock-outs of periods that matter and of those that do not",
+        "What cutting a period costs trained models, random weights, and series without a period.",
+        "the rule `calibration` ([how the tests were checked](calibration.md))",
+    ),
+    "claims/claims": (
+        "Claims",
+        "The published experiments, asked of the models of this study.",
+        "the rule `claims` ([what it asks](claims.md))",
+    ),
+}
+
 
 def shrunk(path: Path) -> bytes:
     """Bytes of a picture, as wide and with as many colours as fit in `MOST`.
@@ -117,19 +148,44 @@ def shrunk(path: Path) -> bytes:
     sys.exit(f"{path}: {buffer.tell()} bytes when {width} pixels wide; the most is {MOST}")
 
 
-def main() -> None:
-    """Write the page and its pictures; name all figures that are missing first."""
-    missing = [name for name in SHOWN if not (FIGURES / f"{name}.png").is_file()]
+def found(pattern: str, folders: Sequence[Path]) -> str | None:
+    """First figure that fits the pattern, without its ending, and where it lies."""
+    for folder in folders:
+        for path in sorted((folder / "figures").glob(f"{pattern}.png")):
+            return path.with_suffix("").as_posix()
+    return None
+
+
+def section(title: str, words: str, file: str, source: str) -> str:
+    """One figure of the page."""
+    return f"\n## {title}\n\n{words}\n\n![{title}: {words}](images/gallery/{file})\n\n{source}\n"
+
+
+def main(folders: Sequence[Path] = (RESULTS,)) -> None:
+    """Write the page and its pictures; name all figures of the default study that are missing first.
+
+    A picture from elsewhere stays as it is when no folder has its figure.
+    """
+    missing = [name for name in SHOWN if not found(name, folders)]
     if missing:
-        sys.exit(f"run `snakemake` first; not in {FIGURES.relative_to(ROOT)}: {', '.join(missing)}")
+        sys.exit(f"run `snakemake` first; not in {', '.join(map(str, folders))}: {', '.join(missing)}")
     PICTURES.mkdir(parents=True, exist_ok=True)
     text = HEAD
     for name, (title, words) in SHOWN.items():
         file = f"{name.replace('/', '-')}.png"
-        write_bytes(shrunk(FIGURES / f"{name}.png"), PICTURES / file)
-        text += f"\n## {title}\n\n{words}\n\n![{title}: {words}](images/gallery/{file})\n\n`results/figures/{name}`\n"
+        write_bytes(shrunk(Path(f"{found(name, folders)}.png")), PICTURES / file)
+        text += section(title, words, file, f"`results/figures/{name}`")
+    for pattern, (title, words, needs) in ELSEWHERE.items():
+        name = "-".join(part for part in pattern.split("/") if "*" not in part)
+        file, path = f"{name}.png", found(pattern, folders)
+        if path:
+            write_bytes(shrunk(Path(f"{path}.png")), PICTURES / file)
+        if (PICTURES / file).is_file():
+            text += section(title, words, file, f"Drawn for {needs}.")
+        else:
+            print(f"{pattern}: in none of {', '.join(map(str, folders))}; left out", file=sys.stderr)
     PAGE.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main([Path(folder) for folder in sys.argv[1:]] or (RESULTS,))

@@ -3,10 +3,12 @@
 import re
 import sys
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import laglens
 from laglens.config.load import load_study
@@ -14,6 +16,8 @@ from laglens.config.load import load_study
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
+from gallery import ELSEWHERE, SHOWN  # noqa: E402
+from gallery import main as write_gallery  # noqa: E402
 from tables import PAGE, generated, shipped_models, updated  # noqa: E402
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,6 +48,40 @@ def blocks(text: str, language: str) -> list[str]:
 def test_table_of_shipped_models_is_current():
     page = PAGE.read_text("utf-8")
     assert updated(page, generated(shipped_models())) == page, "run `make docs`"
+
+
+def drawn_by_the_workflow() -> set[str]:
+    """Every figure that a rule names, wildcards as stars."""
+    rules = "".join(path.read_text("utf-8") for path in (ROOT / "rules").glob("*.smk"))
+    named = re.findall(r'\b(?:reported|figure)\(\s*"([^"]+)"', rules)
+    return {re.sub(r"{\w+}", "*", name) for name in named}
+
+
+def test_the_gallery_has_every_figure_that_the_workflow_draws():
+    assert len(drawn_by_the_workflow()) > 20
+    shown = [*SHOWN, *ELSEWHERE]
+    missing = [name for name in drawn_by_the_workflow() if not any(fnmatch(one, name) for one in shown)]
+    assert not missing, "add them to SHOWN or ELSEWHERE of docs/gallery.py"
+
+
+def test_the_gallery_is_written_from_the_results_of_several_studies(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("gallery.PAGE", tmp_path / "gallery.md")
+    monkeypatch.setattr("gallery.PICTURES", tmp_path / "images")
+    for name in SHOWN:
+        path = tmp_path / f"default/figures/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (300, 100), "white").save(path)
+    (tmp_path / "light/figures/step_forecaster_1/co2").mkdir(parents=True)
+    Image.new("RGB", (30, 10), "white").save(tmp_path / "light/figures/step_forecaster_1/co2/alignment.png")
+    write_gallery([tmp_path / "default", tmp_path / "light"])
+    page = (tmp_path / "gallery.md").read_text("utf-8")
+    pictures = re.findall(r"\(images/gallery/(\S+)\)", page)
+    assert len(pictures) == len(set(pictures)) == len(SHOWN) + 1 and "alignment.png" in pictures
+    assert {path.name for path in (tmp_path / "images").iterdir()} == set(pictures)
+    assert "claims/claims: in none of" in capsys.readouterr().err
+    (tmp_path / f"default/figures/{next(iter(SHOWN))}.png").unlink()
+    with pytest.raises(SystemExit, match=next(iter(SHOWN))):
+        write_gallery([tmp_path / "default"])
 
 
 @pytest.mark.parametrize("name", TEXTS)
