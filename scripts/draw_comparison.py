@@ -1,9 +1,7 @@
 """Draw what changes in a model's attention and lags from one signal to another."""
 
-from pathlib import Path
-
 from laglens.figures.comparison import draw_comparison
-from laglens.figures.style import render
+from laglens.figures.style import render_files
 from laglens.job import job
 from laglens.store import read_tree, write_bytes
 
@@ -17,5 +15,5 @@ with job() as snakemake:
         title=snakemake.wildcards.comparison,
         subtitle=spec["model"],
     )
-    for path in snakemake.output.figure:
-        write_bytes(render(figure, Path(path).suffix[1:], spec["figures"]["dpi"]), path)
+    for path, content in render_files(figure, snakemake.output.figure, spec["figures"]["dpi"]).items():
+        write_bytes(content, path)

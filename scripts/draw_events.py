@@ -1,9 +1,7 @@
 """Draw how much attention events of the signal get, beside the same tokens without one."""
 
-from pathlib import Path
-
 from laglens.figures.events import draw_events
-from laglens.figures.style import render
+from laglens.figures.style import render_files
 from laglens.job import job
 from laglens.store import read_table, read_tree, write_bytes
 
@@ -17,5 +15,5 @@ with job() as snakemake:
         title=names.signal,
         subtitle=names.model,
     )
-    for path in snakemake.output.figure:
-        write_bytes(render(figure, Path(path).suffix[1:], spec["dpi"]), path)
+    for path, content in render_files(figure, snakemake.output.figure, spec["dpi"]).items():
+        write_bytes(content, path)

@@ -1,9 +1,7 @@
 """Draw what one model's attention on one signal amounts to: verdicts, knock-outs, attribution, forecasts."""
 
-from pathlib import Path
-
 from laglens.figures.evidence import draw_evidence
-from laglens.figures.style import render
+from laglens.figures.style import render_files
 from laglens.job import job
 from laglens.store import read_table, read_tree, write_bytes
 
@@ -22,5 +20,5 @@ with job() as snakemake:
         subtitle=names.model,
     )
     for name, figure in figures.items():
-        for path in snakemake.output[name]:
-            write_bytes(render(figure, Path(path).suffix[1:], spec["dpi"]), path)
+        for path, content in render_files(figure, snakemake.output[name], spec["dpi"]).items():
+            write_bytes(content, path)

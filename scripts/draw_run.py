@@ -1,9 +1,7 @@
 """Draw one model on one signal: all heads by lag, all maps, the strongest heads, the flow, which heads are alike."""
 
-from pathlib import Path
-
 from laglens.figures.run import draw_run
-from laglens.figures.style import render
+from laglens.figures.style import render_files
 from laglens.job import job
 from laglens.store import read_dataset, read_tree, write_bytes
 
@@ -20,5 +18,5 @@ with job() as snakemake:
         subtitle=names.model,
     )
     for name, figure in figures.items():
-        for path in snakemake.output[name]:
-            write_bytes(render(figure, Path(path).suffix[1:], spec["figures"]["dpi"]), path)
+        for path, content in render_files(figure, snakemake.output[name], spec["figures"]["dpi"]).items():
+            write_bytes(content, path)

@@ -1,8 +1,6 @@
 """Draw which heads of a model follow the period of their input, and how closely."""
 
-from pathlib import Path
-
-from laglens.figures.style import render
+from laglens.figures.style import render_files
 from laglens.figures.tracking import draw_tracking
 from laglens.job import job
 from laglens.store import read_tree, write_bytes
@@ -16,5 +14,5 @@ with job() as snakemake:
         title=snakemake.wildcards.fit,
         subtitle="does the attention follow the period of the input?",
     )
-    for path in snakemake.output.figure:
-        write_bytes(render(figure, Path(path).suffix[1:], spec["dpi"]), path)
+    for path, content in render_files(figure, snakemake.output.figure, spec["dpi"]).items():
+        write_bytes(content, path)

@@ -1,10 +1,13 @@
 """Figures: fixed bytes, true orientation, dots only where the table has them, one scale where one is promised."""
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +22,8 @@ from figure_runs import (
     pixels_of,
     set_maps,
 )
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from PIL import Image
 
@@ -29,7 +34,7 @@ from laglens.figures.head_sheet import draw_head_sheet
 from laglens.figures.lag_strip import draw_lag_strip
 from laglens.figures.mosaic import Grid, draw_mosaic, pool_max, shade, tile
 from laglens.figures.pixels import encode_png
-from laglens.figures.style import render
+from laglens.figures.style import METADATA, look, render, render_files
 from laglens.figures.training import draw_training
 
 run = pytest.fixture(example_run, scope="module")
@@ -48,7 +53,7 @@ import pandas as pd
 from trees import control_tree, time_tree
 from laglens.figures.comparison import draw_comparison
 from laglens.figures.run import draw_run
-from laglens.figures.style import render
+from laglens.figures.style import METADATA, look, render, render_files
 from laglens.figures.training import draw_training
 from laglens.lags.comparison import compare_lags
 from laglens.lags.measure import measure_lags
@@ -107,6 +112,62 @@ def test_a_png_has_the_size_of_the_figure_and_leaves_it_as_it_was(run):
     with Image.open(io.BytesIO(render(figure, "png", 130))) as picture:
         assert picture.size == tuple((figure.get_size_inches() * 130).astype(int))
     assert (figure.dpi, figure.canvas, vars(fontManager)) == before
+
+
+def everything():
+    """A figure with every kind of thing that is drawn: lines, markers, dots, bands, maps, images, words."""
+    figure = Figure(figsize=(4, 3))
+    axes = figure.add_axes((0.15, 0.15, 0.5, 0.7))
+    axes.plot([0, 1, 2], [0, 3, 1], "o--", color="tab:blue", markersize=7, linewidth=2)
+    axes.fill_between([0, 1, 2], [0, 1, 0], [1, 2, 5], color="0.8", alpha=0.5)
+    axes.scatter([0.2, 1.2, 1.8], [1, 2, 0.5], s=[20, 60, 9], color="tab:red", linewidths=0)
+    axes.set(xlabel="lag", ylabel="ratio – µ", xlim=(0, 2), ylim=(0, 4))
+    axes.text(0.1, 3.5, "held", rotation=30, clip_on=True, alpha=0.7)
+    figure.add_axes((0.7, 0.1, 0.25, 0.35)).imshow([[0, 1], [2, 3]])
+    last = figure.add_axes((0.7, 0.55, 0.25, 0.35))
+    last.pcolormesh([[0, 1], [2, 3]], rasterized=True)
+    last.add_collection(LineCollection([[(0, 0), (2, 2)], [(0, 2), (2, 0)]], linewidths=0.7))
+    return figure
+
+
+def shapes(svg):
+    """Tags of an SVG in order, and all numbers of where they are; names of its parts differ, and so do images."""
+    found = []
+    for element in ElementTree.fromstring(svg).iter():
+        names = [name for name in ("d", "x", "y", "width", "height", "transform", "style") if name in element.attrib]
+        words = " ".join(re.sub("#[0-9a-f]{6}", "", element.attrib[name]) for name in names)
+        found.append((element.tag, [float(number) for number in re.findall(r"-?\d*\.?\d+", words)]))
+    return found
+
+
+def test_vectors_are_where_matplotlib_draws_them():
+    figure, file = everything(), io.BytesIO()
+    with look(), matplotlib.rc_context({"image.composite_image": False}):
+        figure.savefig(file, format="svg", dpi=200, metadata=METADATA["svg"])
+    ours, reference = shapes(render(figure, "svg", 200)), shapes(file.getvalue())
+    assert [tag for tag, _ in ours] == [tag for tag, _ in reference]
+    for (tag, numbers), (_, expected) in zip(ours, reference, strict=True):
+        np.testing.assert_allclose(numbers, expected, atol=0.5, err_msg=tag)  # points; pixels are 0.36
+    assert len(ours) > 100
+
+
+def test_words_in_pixels_look_as_matplotlib_draws_them():
+    figure = everything()
+    with Image.open(io.BytesIO(render(figure, "png", 200))) as picture:
+        ours = np.asarray(picture.convert("L"), dtype=float)
+    file = io.BytesIO()
+    with look():
+        figure.savefig(file, format="png", dpi=200)
+    with Image.open(file) as picture:
+        reference = np.asarray(picture.convert("L"), dtype=float)
+    ink = reference < 128
+    assert (np.abs(ours - reference) > 100).sum() < 0.01 * ink.sum() and np.abs(ours - reference).mean() < 0.3
+
+
+def test_formats_drawn_together_have_the_bytes_of_those_drawn_alone(run):
+    figure = draw_head_sheet(*run)
+    together = render_files(figure, ["a.b/sheet.svg", "sheet.png"], 90)
+    assert together == {"a.b/sheet.svg": render(figure, "svg", 90), "sheet.png": render(figure, "png", 90)}
 
 
 def test_unknown_format_is_named(run):

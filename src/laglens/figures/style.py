@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from io import BytesIO
@@ -15,7 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from laglens.errors import LaglensError
-from laglens.figures.pixels import encode_png, fonts_found_once, pixels_of
+from laglens.figures.pixels import drawn, encode_png, fonts_found_once
 
 ACCENT = "#c4480a"
 SECOND = "#0a63a8"
@@ -88,14 +89,42 @@ def render(figure: Figure, file_format: str = "png", dpi: int = 200) -> bytes:
     LaglensError
         The format is none of png, svg, pdf.
     """
-    if file_format not in METADATA:
-        raise LaglensError(f"no figure format {file_format!r}; choose one of {', '.join(METADATA)}")
-    buffer = BytesIO()
+    return render_all(figure, [file_format], dpi)[file_format]
+
+
+def render_all(figure: Figure, formats: Iterable[str], dpi: int = 200) -> dict[str, bytes]:
+    """Bytes of a figure by format, as from `render`; PNG and SVG together take little more time than one of them.
+
+    Raises
+    ------
+    LaglensError
+        A format is none of png, svg, pdf.
+    """
+    formats = list(formats)
+    for name in formats:
+        if name not in METADATA:
+            raise LaglensError(f"no figure format {name!r}; choose one of {', '.join(METADATA)}")
+    made: dict[str, bytes] = {}
     with look(), fonts_found_once():
-        if file_format == "png":
-            return encode_png(pixels_of(figure, dpi), dpi)
-        figure.savefig(buffer, format=file_format, dpi=dpi, metadata=METADATA[file_format])
-    return buffer.getvalue()
+        if {"png", "svg"} & set(formats):
+            svg = METADATA["svg"] if "svg" in formats else None
+            pixels, vectors = drawn(figure, dpi, pixels="png" in formats, metadata=svg)
+            if pixels is not None:
+                made["png"] = encode_png(pixels, dpi)
+            if vectors is not None:
+                made["svg"] = vectors.encode()
+        if "pdf" in formats:
+            buffer = BytesIO()
+            figure.savefig(buffer, format="pdf", dpi=dpi, metadata=METADATA["pdf"])
+            made["pdf"] = buffer.getvalue()
+    return made
+
+
+def render_files(figure: Figure, paths: Iterable[str], dpi: int = 200) -> dict[str, bytes]:
+    """What to write to each path, whose ending names the format; see `render_all`."""
+    formats = {path: path.rpartition(".")[2] for path in paths}
+    made = render_all(figure, formats.values(), dpi)
+    return {path: made[name] for path, name in formats.items()}
 
 
 class NotebookFigure(Figure):
