@@ -11,16 +11,14 @@ import sys
 import numpy as np
 import torch
 
-from benchmarks.measure import ROOT, keep, show, show_machine
+from benchmarks.measure import keep, show, show_machine
+from benchmarks.trained import trained_models
 from laglens.attribution.stretch import stretch_probe, stretched_profiles
 from laglens.calibration.summary import resampled
 from laglens.lags.stretch import StretchCombs, merged_profiles
 from laglens.models.forecaster import Forecaster
-from laglens.models.registry import restore_model
 from laglens.signals.stretch import stretched_waves
-from laglens.store import read_card, read_weights
 
-SHIPPED = ROOT / "src" / "laglens" / "weights"
 SEED = 1  # the probe's waves have 0
 GOALS = {"image": 1.5, "numeric": 0.3}
 
@@ -44,12 +42,12 @@ def main(n: int = 200) -> None:
     """Measure every shipped model, print and keep."""
     torch.set_num_threads(1)
     rows, kept = [], {}
-    for path in sorted(SHIPPED.glob("*.safetensors")):
-        found, step = errors(restore_model(read_card(path), read_weights(path)), n)
+    for name, model in trained_models():
+        found, step = errors(model, n)
         value, lower, upper = resampled(lambda x: np.median(x[..., 0], axis=-1), found[:, None])
-        goal = GOALS[path.stem.split("_")[0]]
-        rows.append((path.stem, step, value, f"{lower:.2f} to {upper:.2f}", goal))
-        kept[path.stem] = {"median": value, "interval": [lower, upper], "goal": goal, "series": n}
+        goal = GOALS[name.split("_")[0]]
+        rows.append((name, step, value, f"{lower:.2f} to {upper:.2f}", goal))
+        kept[name] = {"median": value, "interval": [lower, upper], "goal": goal, "series": n}
     show(
         f"Error of the time-stretch estimator on {n} waves of each model, in samples (median, 95 % bootstrap)",
         ["", "samples per token", "median error", "95 %", "goal"],

@@ -205,6 +205,7 @@ def test_heads_that_only_one_model_has_are_drawn_for_it_alone() -> None:
         "studies/attribution.yaml",
         "studies/calibration.yaml",
         "studies/distributions.yaml",
+        "studies/octaves.yaml",
         "studies/real.yaml",
     ],
 )

@@ -1,0 +1,57 @@
+"""How wide a knock-out should be: ``python -m benchmarks.widths [SERIES] [WEIGHTS ...]``.
+
+Waves with overtones of 40 to 100 samples, other ones than `snakemake calibration` has: the width is chosen on these.
+Without weights the shipped models. CPU, one thread; about two minutes for each model.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from benchmarks.measure import keep, show, show_machine
+from benchmarks.trained import count_and_files, trained_models, windows_of
+from laglens.attribution.cuts import matched_cuts
+from laglens.attribution.knock_out import knock_out, token_step
+from laglens.calibration.knock_outs import SHORTEST
+from laglens.calibration.series import drawn, wave_series
+
+SEED = 0
+WIDTHS = (0.25, 0.5, 0.75, 1.0)
+
+
+def main(n: int = 100, files: list[str] | None = None) -> None:
+    """Cut with every width in every model, print and keep."""
+    torch.set_num_threads(1)
+    rows, kept = [], {}
+    for name, model in trained_models(files or []):
+        length, step = model.history + model.horizon, token_step(model)
+        series, periods = wave_series("harmonic", n, length, drawn(SEED, "harmonic", "widths"), shortest=SHORTEST)
+        cuts = matched_cuts(periods[:, 0].tolist(), model.history, step, drawn(SEED, "harmonic", "random lags"))
+        combs = [cut for cut in cuts if cut.name.startswith("comb")]
+        for width in WIDTHS:
+            effects = knock_out(model, windows_of(series), combs, half_width=width)
+            change, error = effects["error_change"], float(effects["error"].mean())
+            comb, controls = change[0], change[1:]
+            found = {
+                "effect": float(comb.mean()),
+                "controls": {str(c): float(v) for c, v in zip(controls["cut"].values, controls.mean("sample"))},
+                "ratio": float(comb.mean() / controls.mean()),
+                "share": float(comb.mean()) / error,
+                "win": float((comb > controls.mean("cut")).mean()),
+            }
+            each = ", ".join(f"{value:.3f}" for value in found["controls"].values())
+            rows.append((f"{name} {width:g}", found["effect"], each, found["ratio"], found["share"], found["win"]))
+            kept[f"{name} {width:g}"] = found | {"series": n}
+    show(
+        f"Knock-out of all kP on {n} waves, half-widths in tokens; standard deviations of the history",
+        ["", "effect", "each control", "effect / controls", "share of the error", "win"],
+        rows,
+    )
+    keep("widths", kept)
+
+
+if __name__ == "__main__":
+    show_machine()
+    main(*count_and_files(sys.argv[1:], 100))
