@@ -26,6 +26,7 @@ def result(
             for part in ("readout->history", "history->history")]  # fmt: skip
     heads = pd.DataFrame(rows, columns=["stack", "layer", "head", "part"])
     heads = heads.assign(gini=np.where(heads["layer"] == 0, gini, 9.0), relative_entropy=0.8, distance=20.0)
+    heads["top_lag"] = 10.0 + 40 * heads["layer"] + 2 * heads["head"]
     heads["distance_uniform"] = 50.0
     bins = [(np.nan, np.nan, excess), (0.0, 1.0, 2.0), (4.0, 8.0, 1.0), (32.0, 64.0, 0.1)]
     events = pd.DataFrame(
@@ -57,6 +58,7 @@ def test_values_are_means_over_heads_of_the_rows_they_are_named_after() -> None:
     values = distribution_values([result("garch11", 2, 0.4)]).iloc[0]
     assert values["gini_first"] == pytest.approx(0.4) and values["gini_forecast"] == 9
     assert values["distance_forecast"] == pytest.approx(0.4)
+    assert (values["top_lag_first"], values["top_lag_forecast"]) == (11, 51)
     assert (values["excess"], values["excess_early"], values["excess_late"]) == pytest.approx((0.5, 1.5, 0.1))
     assert values["skill"] == pytest.approx(0.5)
     assert (values["epochs"], values["best_epoch"], bool(values["plateau"]), values["validation_loss"]) == (

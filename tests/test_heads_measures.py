@@ -79,6 +79,21 @@ def test_one_lag_is_a_diagonal_and_rows_of_different_spread_are_horizontal() -> 
     assert measured("horizontal_stripe", maps(half)) == pytest.approx(np.log(n) ** 2 / 4)
 
 
+def test_the_top_lag_is_that_of_the_largest_mean_ratio() -> None:
+    n = 12
+    planted = maps(np.roll(np.eye(n), -2, 1)[2:])  # lag 2 in every row, tokens of 4 samples
+    np.testing.assert_array_equal(measured("top_lag", planted), 8)
+    weights = np.where(causal_mask(n), random_maps(3, n, n, seed=5), 0)
+    ratio = weights / weights.sum(-1, keepdims=True) * np.arange(1, n + 1)[:, None]
+    means = [ratio.diagonal(-lag, -2, -1).mean(-1) for lag in range(1, 10)]  # 3 of 12 queries reach back 9 tokens
+    expected = 4 * (1 + np.argmax(means, 0))
+    np.testing.assert_array_equal(measured("top_lag", maps(weights), causal_mask(n)), expected)
+    future = maps(np.eye(n, k=3)[: n - 3]).assign_coords(query_time=("query", 4.0 * np.arange(n - 3)))
+    np.testing.assert_array_equal(measured("top_lag", future, future.key_time > future.query_time), -12)
+    uniform = causal_mask(n) / causal_mask(n).sum("key")
+    assert np.isnan(measured("top_lag", maps(uniform.values), causal_mask(n)))  # no preference, no lag
+
+
 def test_without_a_mask_the_vertical_stripe_is_the_variance_of_the_column_means() -> None:
     weights = random_maps(3, 9, 7)
     expected = weights.mean(-2).var(-1) * 7**2
@@ -157,6 +172,8 @@ def test_the_tree_holds_the_same_values_as_the_single_measures() -> None:
         "confidence": labelled.confidence(attention, past),
         "sink": labelled.sink_score(attention, past),
     }
+    mean = (attention.where(past, 0) / attention.where(past, 0).sum("key")).mean("sample")
+    np.testing.assert_array_equal(heads["top_lag"], labelled.top_lag(mean, past))
     for name, value in ({k: v.mean("query") for k, v in of_rows.items()} | of_maps).items():
         np.testing.assert_allclose(heads[name], value, rtol=1e-5, err_msg=name)
 
@@ -171,6 +188,7 @@ def test_planted_heads_score_on_their_own_stripe() -> None:
     assert first["confidence"] > 0.8 and uniform["confidence"] < 0.1
     assert decay["diagonal_share"] > 0.5 and decay["locality"] > uniform["locality"]
     assert planted["directedness"] > decay["directedness"]
+    assert planted["top_lag"] == 32
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

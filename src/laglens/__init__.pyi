@@ -87,6 +87,7 @@ from .heads.labelled import relative_entropy as relative_entropy
 from .heads.labelled import row_entropy as row_entropy
 from .heads.labelled import sink_score as sink_score
 from .heads.labelled import toeplitz_share as toeplitz_share
+from .heads.labelled import top_lag as top_lag
 from .heads.labelled import top_mass as top_mass
 from .heads.labelled import vertical_stripe as vertical_stripe
 from .heads.layers import layers_table as layers_table

@@ -24,6 +24,8 @@ MEASURES = {
     "entropy_first": "entropy / uniform, first encoder layer",
     "gini_forecast": "Gini coefficient of the rows that forecast",
     "distance_forecast": "mean distance of the rows that forecast / uniform",
+    "top_lag_first": "strongest lag, first encoder layer",
+    "top_lag_forecast": "strongest lag of the rows that forecast",
     "excess": "attention to events - matched, rows that forecast, 1 = uniform",
     "excess_early": f"the same, up to {EARLY:g} samples after an event",
     "excess_late": f"the same, from {LATE:g} samples after it",
@@ -182,6 +184,8 @@ def _of_heads(heads: pd.DataFrame) -> dict[str, float]:
         "entropy_first": float(first["relative_entropy"].mean()),
         "gini_forecast": float(reading["gini"].mean()),
         "distance_forecast": float((reading["distance"] / reading["distance_uniform"]).mean()),
+        "top_lag_first": float(first["top_lag"].mean()),
+        "top_lag_forecast": float(reading["top_lag"].mean()),
     }
 
 

@@ -127,6 +127,22 @@ def toeplitz_share(attention: xr.DataArray, visible: Visible = None) -> xr.DataA
     return _of_maps(attention, visible, "diagonal_share")
 
 
+def top_lag(attention: xr.DataArray, visible: Visible = None) -> xr.DataArray:
+    """Lag at which attention over uniform is highest on average [input samples]: (..., query, key) -> (...).
+
+    Among the past lags of a token or more that a quarter of the queries have; among the future ones where there is no
+    past. NaN where all lags are alike. A description, not evidence: random weights have a strongest lag too.
+    """
+    times, step = _times(attention), _step(attention)
+
+    def strongest(weights: Array, counts: NDArray[np.bool_]) -> Array:
+        rows = counts.any(1)
+        shares = share_of_keys(weights[..., rows, :], counts[rows])
+        return stripes.top_lag(shares, Keys.of(counts, *times, 1.0, step=step))
+
+    return _applied(attention, visible, strongest, [])
+
+
 def horizontal_stripe(attention: xr.DataArray, visible: Visible = None) -> xr.DataArray:
     """Variance over queries of ln n - entropy [nats^2]: (..., query, key) -> (...). 0 where all rows spread alike.
 
@@ -222,8 +238,7 @@ def _of_rows(
 
 def _of_maps(attention: xr.DataArray, visible: Visible, name: str) -> xr.DataArray:
     times = _times(attention) if name.startswith("diagonal") else _places(attention)
-    centres = np.unique(times[1])
-    step = float(np.median(np.diff(centres))) if len(centres) > 1 else 1.0
+    step = _step(attention) if name.startswith("diagonal") else 1.0
 
     def measured(weights: Array, counts: NDArray[np.bool_]) -> Array:
         rows = counts.any(1)
@@ -258,6 +273,12 @@ def _shape(attention: xr.DataArray) -> tuple[int, int]:
 def _places(attention: xr.DataArray) -> tuple[Array, Array]:
     n_query, n_key = _shape(attention)
     return np.arange(n_query, dtype=float), np.arange(n_key, dtype=float)
+
+
+def _step(attention: xr.DataArray) -> float:
+    """Median distance of neighbouring keys in input samples."""
+    centres = np.unique(_times(attention)[1])
+    return float(np.median(np.diff(centres))) if len(centres) > 1 else 1.0
 
 
 def _times(attention: xr.DataArray) -> tuple[Array, Array]:

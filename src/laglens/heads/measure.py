@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from laglens.errors import LaglensError
 from laglens.heads.content import ContentScore
 from laglens.heads.rows import TOP_KEYS, Array, Keys, row_measures, share_of_keys, whole_row_measures
-from laglens.heads.stripes import stripe_measures, top_column
+from laglens.heads.stripes import stripe_measures, top_column, top_lag
 from laglens.lags.alike import stack_dataset
 from laglens.lags.pairs import PairTable
 
@@ -37,7 +37,10 @@ MEASURES = {  # name: label, units
     "mass": ("mass on the keys of the part", "1"),
     "special_mass": ("mass on special tokens", "1"),
 }
-CONTENT = ("1 - mean correlation of log attention between windows", "1")
+OF_ALL_WINDOWS = {  # measures of all windows together
+    "content": ("1 - mean correlation of log attention between windows", "1"),
+    "top_lag": ("lag of the largest mean attention / uniform", "input samples"),
+}
 # What rows without any preference have; that of the others is 0, 1, or nothing.
 UNIFORM = (
     *("entropy", "effective_keys", "top_mass", "confidence", "distance", "directedness", "locality"),
@@ -66,7 +69,8 @@ def measure_heads(time_tree: xr.DataTree, *, window: float | str = "auto", top_k
     xr.DataTree
         Dims ``(part, sample, layer, head)``, one variable for each of `MEASURES`; ``mass``, ``confidence``, ``sink``
         and ``special_mass`` are of the whole row, not scaled. ``{measure}_uniform (part)``: what a head without any
-        preference has, where not 0 or 1. ``content (part, layer, head)``: see `laglens.heads.content.content_score`.
+        preference has, where not 0 or 1. ``content (part, layer, head)``: see `laglens.heads.content.content_score`;
+        ``top_lag (part, layer, head)``: see `laglens.heads.labelled.top_lag`, of the mean map of all windows.
         ``n_rows``, ``n_keys (part)``: queries, and keys per query.
 
     Raises
@@ -116,12 +120,13 @@ def _measure_stack(node: xr.Dataset, history: float, window: float | str, top_ke
 
 
 def _measure_part(node: xr.Dataset, table: PairTable, counts: NDArray[np.bool_], keys: Keys) -> dict[str, Array]:
-    """Measures of a part, ``(sample, layer, head)`` each, and ``content (layer, head)``."""
+    """Measures of a part, ``(sample, layer, head)`` each; those of all windows together ``(layer, head)``."""
     rows = counts.any(1)
     attention = node["attention"].transpose(*MAP)
     special = node["special_mass"].transpose(*MAP[:-1]).values[..., rows].astype(np.float64)
     measured: dict[str, list[Array]] = {}
     content = ContentScore(keys.counts)
+    summed: Array | float = 0.0
     for i in range(attention.sizes["sample"]):  # one at a time: float64 copies never exceed one sample
         weights = np.where(table.visible[rows], attention.isel(sample=i).values[..., rows, :], 0).astype(np.float64)
         total = weights.sum(-1, keepdims=True)
@@ -129,11 +134,13 @@ def _measure_part(node: xr.Dataset, table: PairTable, counts: NDArray[np.bool_],
         share = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
         whole = share * (1 - special[i])[..., None]
         content.add(whole)
+        summed = summed + np.nan_to_num(share_of_keys(whole, keys.counts))
         values = _of_maps(whole, keys, node["key_time"].values)
         values["special_mass"] = _mean_of_rows(special[i])
         for name, value in values.items():
             measured.setdefault(name, []).append(value)
-    return {name: np.stack(samples) for name, samples in measured.items()} | {"content": content.score}
+    together = {"content": content.score, "top_lag": top_lag(share_of_keys(np.asarray(summed), keys.counts), keys)}
+    return {name: np.stack(samples) for name, samples in measured.items()} | together
 
 
 def _of_maps(whole: Array, keys: Keys, key_time: Array) -> dict[str, Array]:
@@ -168,10 +175,10 @@ def _labelled(node: xr.Dataset, parts: list[str], columns: dict[str, list], attr
     variables = {}
     for name, values in columns.items():
         array = np.stack(values)
-        known = MEASURES | {"content": CONTENT, "n_rows": ("number of queries", "1"), "n_keys": ("keys per query", "1")}
+        known = MEASURES | OF_ALL_WINDOWS | {"n_rows": ("number of queries", "1"), "n_keys": ("keys per query", "1")}
         label, units = known[name.removesuffix("_uniform")]
         label += " without any preference" if name.endswith("_uniform") else ""
-        own = ("part", "layer", "head") if name == "content" else dims[: array.ndim]
+        own = ("part", "layer", "head") if name in OF_ALL_WINDOWS else dims[: array.ndim]
         variables[name] = (own, array, {"long_name": label, "units": units})
     coords: dict[str, Any] = {"part": np.array(parts, dtype=object)}
     coords |= {name: node[name] for name in ("layer", "layer_name", "head") if name in node.coords}

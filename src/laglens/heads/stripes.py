@@ -14,6 +14,7 @@ from laglens.heads.rows import Array, Keys, entropy
 
 FLAT = 1e-6  # variance of the ratio below which a map in half precision is uniform, and has no share of anything
 SEEN_BY = 0.5  # share of the queries that must see a key before it can be called the strongest column
+REACHED_BY = 0.25  # share of the queries that must have a lag before it can be called the strongest
 
 
 def column_means(rows: Array, keys: Keys) -> Array:
@@ -29,6 +30,28 @@ def top_column(rows: Array, keys: Keys) -> tuple[Array, NDArray[np.int64]]:
     means = np.where(often, np.nan_to_num(column_means(rows, keys), nan=-1.0), -1.0)
     strongest = means.max(-1)
     return np.where(strongest >= 0, strongest, np.nan), means.argmax(-1)
+
+
+def top_lag(rows: Array, keys: Keys) -> Array:
+    """Lag at which the mean ratio to uniform is highest [input samples]: (..., query, key) -> (...).
+
+    Among the past lags of a token or more that a quarter of the queries have; among the future ones where the part has
+    no past. NaN where the ratio is the same at all of them, or there is none.
+    """
+    known = _known(rows)
+    ratio = np.nan_to_num(rows) * keys.number[:, None]
+    sums, _, members = _diagonal_sums(ratio, known, keys)
+    steps, first = np.unique(keys.steps[keys.counts], return_index=True)
+    lag = keys.lag[keys.counts][first]
+    often = members.sum(0) >= REACHED_BY * len(keys.counts)
+    used = often & (steps > 0) if (often & (steps > 0)).any() else often & (steps < 0)
+    if not used.any():
+        return np.full(rows.shape[:-2], np.nan)
+    n = known.astype(np.float64) @ members[:, used]
+    means = np.divide(sums[..., used], n, out=np.full(n.shape, -np.inf), where=n > 0)
+    strongest = means.max(-1)
+    flat = strongest - np.where(n > 0, means, np.inf).min(-1) < np.sqrt(FLAT)
+    return np.where(flat | ~np.isfinite(strongest), np.nan, lag[used][means.argmax(-1)])
 
 
 def stripe_measures(rows: Array, keys: Keys) -> dict[str, Array]:

@@ -6,7 +6,7 @@ import pandas as pd
 import xarray as xr
 
 from laglens.errors import LaglensError
-from laglens.heads.measure import MEASURES, UNIFORM
+from laglens.heads.measure import MEASURES, OF_ALL_WINDOWS, UNIFORM
 
 HEAD = ["part", "layer", "head"]
 
@@ -24,7 +24,7 @@ def heads_table(heads_tree: xr.DataTree) -> pd.DataFrame:
     pd.DataFrame
         For every measure its mean over windows, ``{measure}_sd`` over windows (NaN for a single one; windows may
         overlap, so it is a spread and not an error of the mean), and ``{measure}_uniform``, what a head without any
-        preference has, where that is not 0 or 1; ``content``, which compares the windows and has no sd.
+        preference has, where that is not 0 or 1; ``content`` and ``top_lag``, which are of all windows and have no sd.
 
     Raises
     ------
@@ -45,7 +45,8 @@ def _stack_table(name: str, node: xr.Dataset) -> pd.DataFrame:
         columns[f"{measure}_sd"] = measured[measure].std("sample", ddof=1)
         if measure in UNIFORM:
             columns[f"{measure}_uniform"] = node[f"{measure}_uniform"].broadcast_like(mean)
-    columns["content"] = node["content"].drop_vars("layer_name", errors="ignore")
+    together = node[list(OF_ALL_WINDOWS)].drop_vars("layer_name", errors="ignore")
+    columns |= {str(name): values for name, values in together.items()}
     counts = {"stack": name, "n_windows": node.sizes["sample"], "n_rows": node["n_rows"]}
     table = xr.Dataset(counts | columns).to_dataframe(dim_order=HEAD).reset_index()
     return table[["stack", "layer", "head", "part", *table.columns.drop(["stack", *HEAD])]]
