@@ -7,6 +7,7 @@ overtones. Without weights the shipped models. CPU, one thread; half a minute fo
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -55,14 +56,14 @@ def main(n: int = 150, files: list[str] | None = None) -> None:
         found, periods, step = readings(model, n)
         for reading, lag in found.items():
             hit = np.abs(lag - periods) <= step
-            bins = [hit[(periods >= low) & (periods < high)] for low, high in zip(EDGES, EDGES[1:], strict=False)]
+            bins = [hit[(periods >= low) & (periods < high)] for low, high in pairwise(EDGES)]
             shares = [float(part.mean()) if len(part) else np.nan for part in (*bins, hit)]
             multiple = float(near_multiple(lag, periods[:, None], step).mean())
             rows.append((f"{name}: {reading}", *shares, multiple))
             kept[f"{name}: {reading}"] = {"at_period": shares, "at_multiple": multiple, "series": n}
     show(
         f"Share of {n} sines whose lag is within a token of P, by P in samples; last column: of any kP",
-        ["", *(f"{low}-{high}" for low, high in zip(EDGES, EDGES[1:], strict=False)), "all", "kP"],
+        ["", *(f"{low}-{high}" for low, high in pairwise(EDGES)), "all", "kP"],
         rows,
     )
     keep("octaves", kept)
