@@ -36,10 +36,7 @@ def main(n: int = 100, files: list[str] | None = None) -> None:
             comb, controls = change[0], change[1:]
             found = {
                 "effect": float(comb.mean()),
-                "controls": {
-                    str(c): float(v)
-                    for c, v in zip(controls["cut"].values, controls.mean("sample").values, strict=True)
-                },
+                "controls": {cut.name: float(x) for cut, x in zip(combs[1:], controls.mean("sample"), strict=True)},
                 "ratio": float(comb.mean() / controls.mean()),
                 "share": float(comb.mean()) / error,
                 "win": float((comb > controls.mean("cut")).mean()),

@@ -11,6 +11,7 @@ from attention_models import EagerAttention, Gate
 from models import sharpen
 from torch import nn
 
+from laglens.attention.calls import AttentionCall
 from laglens.attention.capture import read_attention
 
 
@@ -109,3 +110,35 @@ def test_a_softmax_that_is_a_module_belongs_to_the_module_that_calls_it() -> Non
 
     _, capture = read_attention(nn.Sequential(SelfAttention()).eval(), drawn(2, 9, 6))
     assert [record.module for record in capture.records] == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("equation", "value"),
+    [
+        ("bhqk,bkhd->bqhd", (2, 7, 3, 4)),  # keys before heads, as Informer's authors and many others write it
+        ("bhqk,bkd->bhqd", (2, 7, 4)),  # heads share their values
+        ("kdh,bhqk->bqdh", (7, 4, 3)),  # and so do samples
+        ("bhqk,bhkde->bhqde", (2, 3, 7, 2, 2)),  # two axes of width
+    ],
+)
+def test_values_of_any_layout_are_handed_on_beside_the_weights(equation: str, value: tuple[int, ...]) -> None:
+    values, calls = drawn(*value, seed=1), []
+
+    class Layout(nn.Module):
+        def forward(self, scores: torch.Tensor) -> torch.Tensor:
+            weights = scores.softmax(-1)
+            operands = [weights, values] if equation.startswith("bhqk") else [values, weights]
+            return torch.einsum(equation, *operands)
+
+    class Keep:
+        def read(self, call: AttentionCall) -> None:
+            calls.append(call)
+
+    scores = drawn(2, 3, 5, 7)
+    output, _ = read_attention(Layout().eval(), scores, reader=Keep(), certify=False)
+    letters = equation.split("->")[1]
+    width = [letter for letter in letters if letter not in "bhq"]
+    expected = output.permute([letters.index(letter) for letter in (*"bhq", *width)]).flatten(3)
+    (call,) = calls
+    assert call.value.dim() == 4
+    torch.testing.assert_close(call.weights @ call.value, expected)

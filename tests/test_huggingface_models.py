@@ -6,10 +6,13 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from models import entropy_ratio
 from tiny_huggingface import eager_weights, histories, tiny
 
 from laglens.attention.capture import read_attention
+from laglens.attribution.norms import value_weighted_attention
+from laglens.heads.norms import causal_layers, head_norms, weights_and_values
 
 MODELS = {
     "patchtst": ("patchtst", {}),
@@ -393,3 +396,35 @@ def test_timesfm_frequency_reaches_the_network():
         own = low.network(list(history.float()), freq=[2] * 3).mean_predictions
         torch.testing.assert_close(low(history), own.double(), rtol=1e-6, atol=1e-6)
         assert not torch.allclose(low(history), high(history))
+
+
+@pytest.mark.parametrize("case", ["time_series_transformer", "informer", "informer_full", "autoformer"])
+def test_values_beside_a_written_out_softmax_give_what_the_layer_projects(case):
+    """Weights times values are the input of the output projection, in every call, of selected queries too."""
+    model = model_of(case)
+    history, modules = histories(model), dict(model.named_modules())
+    projected, found, causal = defaultdict(list), defaultdict(list), causal_layers(model)
+
+    class Keep:
+        def read(self, call):
+            weights, value = weights_and_values(call, len(history), causal=call.module in causal)
+            assert call.source == "softmax"
+            found[call.module].append((weights @ value).transpose(1, 2).flatten(2))
+
+    for name in [layer for stack in model.stacks for layer in stack.layers]:
+        keep = projected[name]
+        modules[name].out_proj.register_forward_pre_hook(
+            lambda module, given, keep=keep: keep.extend([given[0].detach()][: len(given[0]) == len(history)])
+        )
+    read_attention(model, history, reader=Keep(), certify=False)
+    assert found.keys() == projected.keys()
+    for name, contexts in found.items():
+        for context, given in zip(contexts, projected[name], strict=True):
+            torch.testing.assert_close(context, given, rtol=1e-4, atol=1e-5)
+    series = np.concatenate([history.numpy(), np.full((len(history), model.horizon), np.nan)], 1)
+    shown = xr.Dataset({"series": (("sample", "time"), series)}, {"sample": np.arange(len(history))})
+    for projection in (False, True):
+        norms = value_weighted_attention(model, shown, projected=projection)
+        assert all((node["attention"].sum(("query", "key")) > 0).all() for node in norms.children.values())
+    for node in head_norms(model, shown).children.values():
+        assert (node["weighted_norm"] >= 0.999 * node["output_norm"]).all() and (node["output_norm"] > 0).all()

@@ -26,7 +26,8 @@ class AttentionCall:
         The function that was seen: ``sdpa``, ``mha`` or ``softmax``.
     query, key, value
         ``(..., query, width)`` and ``(..., key, width)``, in the type that the kernel computes in; key and value may
-        have fewer heads than the query (grouped queries). None for ``softmax``.
+        have fewer heads than the query (grouped queries). Of ``softmax`` there is no query and no key, and the value
+        has the leading dims of `weights`; None before the product is seen, and where its layout cannot be told.
     mask
         Broadcasts to ``(..., query, key)``: True where a query may see a key, or added to the scores.
     is_causal

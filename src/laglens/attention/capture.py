@@ -294,8 +294,8 @@ class AttentionCapture(TorchFunctionMode):
         self._confirmed[place] = index
         if self.edit is not None and place not in self._expected:
             raise UnknownSoftmaxError(found.module)
-        weights, selected = found.weights, found.selected
-        call = AttentionCall(found.module, index, "softmax", mask=found.mask, weights=weights, selected=selected)
+        known = {"mask": found.mask, "value": found.value, "weights": found.weights, "selected": found.selected}
+        call = AttentionCall(found.module, index, "softmax", **known)
         with without_autocast(found.weights.device):
             reading = self.reader.read(call)
         self._records.add(call, reading or Reading())

@@ -67,6 +67,9 @@ class Followed:
         ``(..., selected)``: which queries the rows belong to; None: all in order.
     mask
         What an intervention added to the input of the softmax.
+    value
+        What the weights are multiplied with, ``(..., key, width)``, once they are known to be attention. All heads of
+        it may share weights of one. None where its layout cannot be told.
     """
 
     tensor: Tensor
@@ -76,6 +79,7 @@ class Followed:
     ordinal: int
     selected: Tensor | None
     mask: Tensor | None = None
+    value: Tensor | None = None
 
 
 class FollowedSoftmax:
@@ -122,7 +126,7 @@ class FollowedSoftmax:
 
     def confirm(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Followed | None:
         """The softmax result that this product proves to be attention weights, if any; it is followed no longer."""
-        for factor, values in _factors(function, args, kwargs):
+        for factor, values, terms in _factors(function, args, kwargs):
             found = self._followed.get(id(factor))
             if found is None or not isinstance(values, Tensor) or values.dim() < 3:
                 continue
@@ -131,7 +135,7 @@ class FollowedSoftmax:
                 place = (found.module, found.ordinal)
                 others = self._followed.items()
                 self._followed = {key: other for key, other in others if (other.module, other.ordinal) != place}
-                return replace(found, weights=weights)
+                return replace(found, weights=weights, value=_beside(weights, factor, values, terms))
         return None
 
     def choose(self, module: str, indices: Tensor) -> None:
@@ -177,15 +181,18 @@ def masked_softmax(function: Callable, args: tuple, kwargs: dict[str, Any], mask
     return function(score, *rest, **kwargs).masked_fill(empty, 0.0)
 
 
-def _factors(function: Callable, args: tuple, kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """Pairs (weights, values) that a product may stand for."""
+Factors = tuple[Any, Any, tuple[str, str] | None]
+
+
+def _factors(function: Callable, args: tuple, kwargs: dict[str, Any]) -> list[Factors]:
+    """Weights and values that a product may stand for, with their letters in an einsum."""
     if function is torch.einsum:
         return _einsum_factors(args)
     named = [*args, *(kwargs[name] for name in ("input", "other", "mat2") if name in kwargs)]
-    return [(named[0], named[1])]
+    return [(named[0], named[1], None)]
 
 
-def _einsum_factors(args: tuple) -> list[tuple[Any, Any]]:
+def _einsum_factors(args: tuple) -> list[Factors]:
     equation, *operands = args
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = list(operands[0])
@@ -194,7 +201,27 @@ def _einsum_factors(args: tuple) -> list[tuple[Any, Any]]:
     terms, output = equation.replace(" ", "").split("->")
     left, right = terms.split(",")
     pairs = ((left, right, operands), (right, left, operands[::-1]))
-    return [(factors[0], factors[1]) for weights, values, factors in pairs if _sums_over_keys(weights, values, output)]
+    return [(*factors, (w, v)) for w, v, factors in pairs if _sums_over_keys(w, v, output)]
+
+
+def _beside(weights: Tensor, factor: Tensor, values: Tensor, terms: tuple[str, str] | None) -> Tensor | None:
+    """Values laid out like the weights, ``(..., key, width)``; None where they cannot be."""
+    if terms is not None:
+        of_weights, of_values = terms
+        lead, key = of_weights[:-2], of_weights[-1]
+        width = "".join(letter for letter in of_values if letter not in of_weights)
+        shared = "".join(letter for letter in lead if letter in of_values)
+        values = torch.einsum(f"{of_values}->{shared}{key}{width}", values).flatten(len(shared) + 1)
+        for place, letter in enumerate(lead):
+            values = values if letter in of_values else values.unsqueeze(place)
+    if values.dim() > factor.dim() or values.shape[-2] != factor.shape[-1]:
+        return None
+    values = values.expand(*torch.broadcast_shapes(factor.shape[:-2], values.shape[:-2]), *values.shape[-2:])
+    if weights.shape == factor.shape:
+        return values
+    if values.shape[:-2].numel() != weights.shape[:-2].numel():
+        return None
+    return values.reshape(*weights.shape[:-2], *values.shape[-2:])  # samples and heads in one, or apart
 
 
 def _sums_over_keys(weights: str, values: str, output: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -12,10 +12,9 @@ from torch import nn
 from laglens.attention.calls import AttentionCall, Reading
 from laglens.attention.capture import AttentionCapture
 from laglens.attention.coordinates import stack_coordinates
-from laglens.attention.weights import repeat_groups, weights_of
 from laglens.errors import LaglensError
 from laglens.flow.relevance import Place, mean_heads, of_layer
-from laglens.heads.norms import output_projection
+from laglens.heads.norms import causal_layers, output_projection, weights_and_values
 from laglens.models.forecaster import Forecaster
 from laglens.signals.windows import histories
 from laglens.time.reduce import to_time
@@ -26,27 +25,31 @@ class NormReader:
 
     Parameters
     ----------
+    samples
+        Windows that the model is shown together.
+    causal
+        Names of the modules whose queries see no later key.
     modules
         Of the model, by name: values go through the output projection of theirs before they are measured, those of all
         heads together. None: values as they enter the attention, mean over heads.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module] | None = None) -> None:
+    def __init__(
+        self, samples: int, causal: Collection[str] = (), modules: Mapping[str, nn.Module] | None = None
+    ) -> None:
         self.norms: dict[Place, torch.Tensor] = {}
-        self.modules = modules
+        self.samples, self.causal, self.modules = samples, causal, modules
 
     @torch.no_grad()
     def read(self, call: AttentionCall) -> Reading | None:
         """Weigh one call."""
-        if call.query is None or call.value is None or call.selected is not None:
-            raise LaglensError(f"the values of '{call.module}' are not seen, because it writes its softmax out")
-        value, weights = repeat_groups(call.value, call.query), weights_of(call)
+        weights, value = weights_and_values(call, self.samples, causal=call.module in self.causal)
         if self.modules is None:
             self.norms[call.module, call.index] = weights * value.norm(dim=-1)[..., None, :]
             return None
         heads, width = value.shape[-3], value.shape[-1]
         layer = output_projection(self.modules[call.module], heads * width)
-        if layer is None or value.dim() != 4:
+        if layer is None:
             raise LaglensError(f"the output projection of '{call.module}' cannot be told")
         made = torch.einsum("bhkw,ohw->bhko", value.double(), layer.weight.double().unflatten(1, (heads, width)))
         gram = torch.einsum("bhko,bgko->bkhg", made, made)
@@ -90,8 +93,8 @@ def value_weighted_attention(
     Raises
     ------
     LaglensError
-        The model has several channels, or writes its softmax out, so that the values are not seen; `projected`: an
-        output projection cannot be told by its name and width.
+        The model has several channels; it writes its softmax out in a way that does not show which values belong to
+        the weights; `projected`: an output projection cannot be told by its name and width.
     """
     if getattr(model, "channels", 1) > 1:
         raise LaglensError("value-weighted attention needs a model of one channel")
@@ -99,7 +102,8 @@ def value_weighted_attention(
     model = model.eval().to(device)
     parts = []
     for part in shown.split(batch):
-        reader = NormReader(dict(model.named_modules()) if projected else None)
+        modules = dict(model.named_modules()) if projected else None
+        reader = NormReader(len(part), causal_layers(model), modules)
         with torch.no_grad(), AttentionCapture(model, certify=False, reader=reader) as capture:
             model(part)
         capture.check()

@@ -15,9 +15,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from laglens.attention.assembly import scattered
 from laglens.attention.calls import AttentionCall, Reading
 from laglens.attention.capture import AttentionCapture
-from laglens.attention.weights import attention_weights, repeat_groups
+from laglens.attention.weights import repeat_groups, weights_of
 from laglens.errors import LaglensError
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack
@@ -98,7 +99,7 @@ def head_norms(
     step = max((batch or 4) // model.channels, 1) * model.channels
     for start in range(0, len(shown), step):
         history = torch.from_numpy(shown[start : start + step]).to(device)
-        reader = _NormReader(dict(model.named_modules()), len(history))
+        reader = _NormReader(dict(model.named_modules()), len(history), causal_layers(model))
         with torch.no_grad(), AttentionCapture(model, certify=False, reader=reader):
             model(history if model.channels == 1 else history.unflatten(0, (-1, model.channels)))
         for module, calls in reader.norms.items():
@@ -129,6 +130,38 @@ def _mean_norms(batches: list[list[Norms]], stack: Stack) -> dict[str, Array]:
     return {name: np.concatenate([part[name] for part in means]) for name in NORMS}
 
 
+def causal_layers(model: Forecaster) -> frozenset[str]:
+    """Names of the attention modules whose queries see no later key."""
+    return frozenset(layer for stack in model.stacks if stack.causal for layer in stack.layers)
+
+
+def weights_and_values(call: AttentionCall, samples: int, *, causal: bool = False) -> tuple[Tensor, Tensor]:
+    """Weights ``(sample, head, query, key)`` and values ``(sample, head, key, width)`` of a call, heads apart.
+
+    Where a model computes selected queries only, the others have the weights with which it gives them what stands in
+    for their attention: the mean of all values, or under `causal` the sum of those so far.
+
+    Raises
+    ------
+    LaglensError
+        The values are not seen, or heads cannot be told apart.
+    """
+    if call.value is None:
+        raise LaglensError(f"the values of '{call.module}' are not seen beside the softmax that it writes out")
+    weights, value = weights_of(call), call.value
+    value = value if call.query is None else repeat_groups(value, call.query)
+    if call.selected is not None:
+        n = weights.shape[-1]
+        weights, marked = scattered(weights, call.selected, n, causal=causal)
+        sums = weights * torch.arange(1, n + 1, device=weights.device)[:, None] if causal else weights
+        weights = torch.where(marked[..., None], weights, sums)
+    if weights.dim() == 3:  # samples and heads in one
+        weights, value = (tensor.unflatten(0, (samples, -1)) for tensor in (weights, value))
+    if weights.dim() != 4 or value.dim() != 4:
+        raise LaglensError(f"the heads of '{call.module}' cannot be told apart")
+    return weights.expand(*value.shape[:2], *weights.shape[2:]), value  # all heads may share one map
+
+
 def output_projection(module: nn.Module, width: int) -> nn.Linear | None:
     """The linear layer that an attention module puts its heads through, by its name and width; None if not told."""
     found = [
@@ -145,20 +178,20 @@ class _NormReader:
 
     modules: dict[str, nn.Module]
     samples: int
+    causal: frozenset[str] = frozenset()
     norms: dict[str, list[Norms]] = field(default_factory=dict)
 
     def read(self, call: AttentionCall) -> Reading | None:
         """Read one call; one without its values has no norms."""
-        n_query = call.shape[0]
-        if call.value is None or call.query is None or call.key is None or call.value.dim() != 4:
+        if call.value is None or (call.query is not None and call.value.dim() != 4):
             lead = call.rows[:-1]  # batch and heads, which some models fold together
             heads = lead[-1] if len(lead) > 1 else lead[0] // self.samples
             nothing = np.full((self.samples, heads), np.nan)
-            self.norms.setdefault(call.module, []).append((n_query, dict.fromkeys(NORMS, nothing)))
+            self.norms.setdefault(call.module, []).append((call.shape[0], dict.fromkeys(NORMS, nothing)))
             return None
-        weights = attention_weights(call.query, call.key, call.mask, call.is_causal, call.scale)
-        value = repeat_groups(call.value, call.query).to(weights.dtype)
-        self.norms.setdefault(call.module, []).append((n_query, self._of(call.module, weights, value)))
+        weights, value = weights_and_values(call, self.samples, causal=call.module in self.causal)
+        norms = self._of(call.module, weights, value.to(weights.dtype))
+        self.norms.setdefault(call.module, []).append((weights.shape[-2], norms))
         return None
 
     def _of(self, module: str, weights: Tensor, value: Tensor) -> dict[str, Array]:
