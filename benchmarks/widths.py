@@ -34,16 +34,16 @@ def main(n: int = 100, files: list[str] | None = None) -> None:
             effects = knock_out(model, windows_of(series), combs, half_width=width)
             change, error = effects["error_change"], float(effects["error"].mean())
             comb, controls = change[0], change[1:]
+            by_control = {cut.name: float(x) for cut, x in zip(combs[1:], controls.mean("sample"), strict=True)}
             found = {
                 "effect": float(comb.mean()),
-                "controls": {cut.name: float(x) for cut, x in zip(combs[1:], controls.mean("sample"), strict=True)},
                 "ratio": float(comb.mean() / controls.mean()),
                 "share": float(comb.mean()) / error,
                 "win": float((comb > controls.mean("cut")).mean()),
             }
-            each = ", ".join(f"{value:.3f}" for value in found["controls"].values())
+            each = ", ".join(f"{value:.3f}" for value in by_control.values())
             rows.append((f"{name} {width:g}", found["effect"], each, found["ratio"], found["share"], found["win"]))
-            kept[f"{name} {width:g}"] = found | {"series": n}
+            kept[f"{name} {width:g}"] = found | {"controls": by_control, "series": n}
     show(
         f"Knock-out of all kP on {n} waves, half-widths in tokens; standard deviations of the history",
         ["", "effect", "each control", "effect / controls", "share of the error", "win"],

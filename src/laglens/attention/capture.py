@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -294,8 +295,8 @@ class AttentionCapture(TorchFunctionMode):
         self._confirmed[place] = index
         if self.edit is not None and place not in self._expected:
             raise UnknownSoftmaxError(found.module)
-        known = {"mask": found.mask, "value": found.value, "weights": found.weights, "selected": found.selected}
-        call = AttentionCall(found.module, index, "softmax", **known)
+        call = AttentionCall(found.module, index, "softmax", value=found.value, mask=found.mask, weights=found.weights)
+        call = replace(call, selected=found.selected)
         with without_autocast(found.weights.device):
             reading = self.reader.read(call)
         self._records.add(call, reading or Reading())
