@@ -1,7 +1,5 @@
 """Run a model on every series of a panel and on noise like it, and find the lag that stands out in each."""
 
-import numpy as np
-
 from laglens.job import job
 from laglens.lags.series import SeriesRatios, judge_series, said_of_series, series_names, series_table
 from laglens.models.registry import pick_device, restore_model
@@ -21,10 +19,9 @@ with job() as snakemake:
         n = series_into(ratios, model, signal, control, device=pick_device(spec["device"]), **options)
     else:
         n, ratios.left_out["all"] = 0, f"the model takes {model.channels} series together, so none has its own maps"
-    tested = judge_series(ratios.tree, confidence=spec["confidence"])
+    tested = judge_series(ratios.tree, series_names(signal), confidence=spec["confidence"])
     table = series_table(tested, signal, model.history, n)
     logger.info("%s", said_of_series(table))
     tested.attrs |= {"model": card, "signal": signal.attrs, "spec": spec, "versions": spec["versions"]}
-    named = tested.assign_coords(series_name=("sample", np.array(series_names(signal), dtype=object)))
-    write_tree(named, snakemake.output.series)
+    write_tree(tested, snakemake.output.series)
     write_table(table, snakemake.output.table)

@@ -42,7 +42,8 @@ def panel(length: int = 64) -> xr.Dataset:
 
 def test_planted_lags_are_found_in_their_series_and_head() -> None:
     planted = {k: k % 10 + 1 for k in range(12)}
-    tested = judge_series(ratios(planted))
+    tested = judge_series(ratios(planted), list(panel().series_name.values))
+    assert list(tested.to_dataset().series_name.values) == list(panel().series_name.values)
     table = series_table(tested, panel(), history=64)
     above = table[table["above"]]
     assert {f"s{k}" for k in planted} <= set(above["series"]) and len(above) <= 14

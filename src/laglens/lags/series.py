@@ -113,7 +113,7 @@ def _past(layout: Layout, part: str) -> NDArray[np.bool_]:
     return layout.measured(part) & (layout.lag > 0)
 
 
-def judge_series(ratios: xr.DataTree, *, confidence: float = 0.95) -> xr.DataTree:
+def judge_series(ratios: xr.DataTree, names: Sequence[str] | None = None, *, confidence: float = 0.95) -> xr.DataTree:
     r"""Set every series of a panel against its own controls, and count how many stand out.
 
     Log profiles are standardised by the controls of the series, per head and lag, and the statistic of a series is its
@@ -131,6 +131,8 @@ def judge_series(ratios: xr.DataTree, *, confidence: float = 0.95) -> xr.DataTre
     ----------
     ratios
         From `SeriesRatios`.
+    names
+        Of the series, for the coordinate ``series_name (sample)``.
     confidence
         1 minus the false discovery rate at which a series is ``above``.
 
@@ -159,7 +161,8 @@ def judge_series(ratios: xr.DataTree, *, confidence: float = 0.95) -> xr.DataTre
         found = {"ratio": ratio[0], "control_mean": ratio[1:].mean(0), "z": z}
         variables = {key: (DIMS, values.astype(np.float32)) for key, values in found.items()}
         nodes[f"/{name}"] = xr.Dataset(variables, {c: node[c] for c in node.coords if c != "replicate"}, node.attrs)
-    root = xr.Dataset(attrs=ratios.attrs)
+    labels = {} if names is None else {"series_name": ("sample", np.array(names, dtype=object))}
+    root = xr.Dataset(coords=labels, attrs=ratios.attrs)
     if nodes:
         root = root.assign(_p_values(np.max(largest, axis=0), confidence))
         root.attrs |= {"n_controls": len(ratio) - 1, "confidence": confidence, "smallest_p": smallest_p(len(ratio) - 1)}
