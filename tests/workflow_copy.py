@@ -57,12 +57,17 @@ class WorkflowCopy:
         }
         return kept | {"PYTHONPATH": str(python_path or ""), "MPLCONFIGDIR": str(self.root.parent / "matplotlib")}
 
-    def snakemake(self, *arguments: str, python_path: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run snakemake in the folder and wait; stdout holds everything it said."""
+    def snakemake(
+        self,
+        *arguments: str,
+        python_path: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> subprocess.CompletedProcess[str]:
+        """Run snakemake in the folder and wait; stdout holds everything it said. `environment` is more of it."""
         return subprocess.run(
             self.command(*arguments),
             cwd=self.root,
-            env=self.environment(python_path),
+            env=self.environment(python_path) | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
