@@ -69,7 +69,7 @@ onstart:
 
 
 onsuccess:
-    print(launch.report(targets()), file=sys.stderr)
+    print(launch.report(targets(), launch.elsewhere(workflow)), file=sys.stderr)
 
 
 onerror:

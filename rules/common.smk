@@ -144,9 +144,11 @@ def grown(amount):
     return at
 
 
+# `local`: files of a person or of the repository are on this machine, even where a storage plugin keeps the results.
 def table(wildcards):
     """Input: the file that a signal is read from, for signals that are."""
-    return getattr(STUDY.signals[wildcards.signal], "file", None) or []
+    file = getattr(STUDY.signals[wildcards.signal], "file", None)
+    return local(file) if file else []
 
 
 def shipped(suffix):
@@ -154,19 +156,21 @@ def shipped(suffix):
     folder = SHIPPED_WEIGHTS
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
-    return f"{folder.as_posix()}/{{model}}{suffix}"
+    return local(f"{folder.as_posix()}/{{model}}{suffix}")
 
 
 def checkpoint_files(wildcards):
     """Input: the files that a model of others is read from."""
-    return launch.checkpoint_files(STUDY.models[wildcards.model])
+    return [
+        local(file) for file in launch.checkpoint_files(STUDY.models[wildcards.model])
+    ]
 
 
 def recording(wildcards):
     """Input: what was recorded in another environment; where it is not yet, the job says so."""
     folder = STUDY.models[wildcards.model].folder
     path = Path(folder, f"{wildcards.signal}.npz")
-    return path.as_posix() if path.is_file() else []
+    return local(path.as_posix()) if path.is_file() else []
 
 
 def fit_of(model, signal):

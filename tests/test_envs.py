@@ -140,6 +140,7 @@ def test_every_rule_names_an_environment_that_exists():
         "envs/requirements.in",
         "envs/laglens.yaml",
         "envs/sbom.json",
+        "envs/storage.txt",
         "pyproject.toml",
         "Makefile",
         ".ci/run",

@@ -121,8 +121,18 @@ def _seconds(rule: str) -> float | None:
     return median(took) if took else None
 
 
-def report(targets: Iterable[str]) -> str:
-    """What a finished run found, and where to begin."""
+def elsewhere(workflow: Any) -> str:
+    """Where a storage plugin keeps the results; empty where they stay on this machine."""
+    settings = getattr(workflow, "storage_settings", None)
+    if settings is None or settings.default_storage_provider is None:
+        return ""
+    return f"{settings.default_storage_prefix or ''}/results".lstrip("/")
+
+
+def report(targets: Iterable[str], place: str = "") -> str:
+    """What a finished run found, and where to begin; of results that are elsewhere, the place."""
+    if place:
+        return f"\n  results      {place}"
     figures = [Path(path) for path in targets if path.startswith("results/figures/")]
     drawn = [path for path in figures if path.is_file()]
     said = [verdicts(SUMMARY)] if SUMMARY.is_file() else []
