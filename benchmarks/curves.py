@@ -33,12 +33,15 @@ def curve_of(model: Forecaster, series: np.ndarray) -> xr.DataArray:
 def main(n: int = 60, files: list[str] | None = None) -> None:
     """Read the curves of every model against each baseline, print and keep."""
     torch.set_num_threads(1)
-    rows, kept = [], {}
+    rows, always, kept = [], [], {}
     for name, model in trained_models(files or []):
         length, step = model.history + model.horizon, token_step(model)
         series, periods = wave_series("harmonic", n, length, drawn(SEED, "harmonic", "curves"), shortest=SHORTEST)
         curve = curve_of(model, series)
         white = curve_of(model, noise_series("white", n, length, drawn(SEED, "white", "curves")))
+        mean = white.mean("sample")
+        most = float(mean["lag"][int(mean.argmax())])
+        always.append((name, most, float(mean.max() / mean.median())))
         readings = {
             "as it is": curve,
             "relative to the other waves": relative_lag_curve(curve),
@@ -55,7 +58,12 @@ def main(n: int = 60, files: list[str] | None = None) -> None:
         ["", "in kP", "chance"],
         rows,
     )
-    keep("curves", kept)
+    show(
+        f"Lag whose cut moves the forecast of {n} white noises most, and how many times as much as the median lag",
+        ["", "lag", "times"],
+        always,
+    )
+    keep("curves", kept | {"white": always})
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from trees import time_tree
 
 from laglens.errors import LaglensError
+from laglens.flow.maximum import attention_flow
+from laglens.flow.rollout import roll_out
 from laglens.heads import labelled
 from laglens.heads.measure import measure_heads
+from laglens.lags.profiles import lag_profile, lag_ratio
 
 ROWS = ("row_entropy", "relative_entropy", "effective_keys", "gini", "top_mass", "attention_distance", "directedness")
 MAPS = ("vertical_stripe", "diagonal_stripe", "toeplitz_share", "horizontal_stripe", "confidence", "sink_score")
@@ -205,3 +208,40 @@ def test_what_cannot_be_measured_is_refused() -> None:
         labelled.top_mass(attention, top=0)
     with pytest.raises(LaglensError, match="top_keys is 0"):
         measure_heads(time_tree(), top_keys=0)
+
+
+def test_small_weights_count_for_what_they_are() -> None:
+    """pytorch-forecasting takes weights below 1e-5 for missing, and means over the rest are too high."""
+    n = 200
+    weights = np.full((n, n), 4e-6)
+    weights[:, 7] = 1 - 4e-6 * (n - 1)
+    rows = measured("attention_distance", maps(weights, step=1.0)).values
+    distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    np.testing.assert_allclose(rows, (weights * distance).sum(1), rtol=1e-12)
+    assert rows[7] == pytest.approx(4e-6 * distance[7].sum())  # all that this row adds comes from small weights
+    tree = time_tree(heads=("uniform",), special_mass=0.0)
+    node = tree["encoder"].to_dataset(inherit=False)
+    small = np.where(np.arange(node.sizes["key"]) == 0, 1 - 1e-6 * (node.sizes["key"] - 1), 1e-6)
+    node["attention"] = node["attention"].copy(data=np.broadcast_to(small, node["attention"].shape).astype(np.float64))
+    profile = lag_profile(node, "history->history", history=tree.attrs["history"])
+    near = profile.sel(lag=node.attrs["samples_per_token"])  # one of its pairs has the first key
+    pairs = int(((node["query_part"] == 0).sum()) - 1)
+    np.testing.assert_allclose(near, (small[0] + 1e-6 * (pairs - 1)) / pairs, rtol=1e-9)
+
+
+@pytest.mark.parametrize("measure", ["heads", "lags", "rollout", "flow", "similarity"])
+def test_no_measure_changes_the_maps_that_it_is_given(measure: str) -> None:
+    """detect_head of TransformerLens writes zeros into the cache that it reads, where it leaves out the first token."""
+    tree = time_tree(samples=2, special_mass=0.1)
+    before = tree.copy(deep=True)
+    for node in tree.subtree:
+        for variable in node.data_vars.values():
+            variable.values.setflags(write=False)
+    {
+        "heads": lambda: measure_heads(tree),
+        "lags": lambda: lag_ratio(tree["encoder"].to_dataset(), "history->history", history=tree.attrs["history"]),
+        "rollout": lambda: roll_out(tree, discard=0.5),
+        "flow": lambda: attention_flow(tree),
+        "similarity": lambda: labelled.head_similarity(tree["encoder"]["attention"]),
+    }[measure]()
+    xr.testing.assert_identical(tree, before)
