@@ -40,7 +40,7 @@ def main(n: int = 60, files: list[str] | None = None) -> None:
         curve = curve_of(model, series)
         white = curve_of(model, noise_series("white", n, length, drawn(SEED, "white", "curves")))
         mean = white.mean("sample")
-        most = float(mean["lag"][int(mean.argmax())])
+        most = float(mean["lag"][int(mean.values.argmax())])
         always.append((name, most, float(mean.max() / mean.median())))
         readings = {
             "as it is": curve,
