@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny_chronos
 import torch
 import xarray as xr
 from models import sharpen, tiny
@@ -170,3 +171,15 @@ def test_decoding_steps_and_long_stacks_are_refused(monkeypatch) -> None:
     monkeypatch.setattr(Model, "stacks", (steps,))
     with pytest.raises(NothingToMeasureError, match="decoding steps"):
         value_zeroing(model, cut)
+
+
+def test_the_importance_says_which_stacks_value_zeroing_leaves_out() -> None:
+    model = tiny_chronos.tiny("chronos_t5", 50, 2)
+    importance = measure_importance(model, tiny_chronos.windows(model, 2))
+    for name in ("decoder", "cross"):
+        assert (
+            "value_zeroing" not in importance[name]
+            and f"value zeroing of stack '{name}': its rows are decoding" in (importance.attrs["left_out"])
+        )
+        assert np.isfinite(importance[name]["weighted_norm"]).all()
+    assert np.isfinite(importance["encoder"]["value_zeroing"]).all() and "'encoder'" not in importance.attrs["left_out"]

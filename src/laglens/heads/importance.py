@@ -88,13 +88,15 @@ def measure_importance(
     parts.append(head_norms(model, windows, device=device, **options))
     try:
         parts.append(zeroed_heads(model, windows, batch=windows_at_once(model), device=device))
+        told = [f"value zeroing of stack '{name}': {why}" for name, why in parts[-1].attrs["left_out"].items()]
     except LaglensError as error:  # layers that cannot run alone
-        reason = "; ".join(filter(None, (reason, str(error))))
+        told = [str(error)]
+    reason = "; ".join(filter(None, (reason, *told)))
     merged = {
         name: xr.merge([stack_dataset(part, name) for part in parts if name in part.children], compat="no_conflicts")
         for name in parts[0].children
     }
-    root = xr.Dataset(attrs={**windows.attrs, "left_out": reason or ""})
+    root = xr.Dataset(attrs={**windows.attrs, "left_out": reason})
     return xr.DataTree.from_dict({"/": root, **{f"/{name}": node for name, node in merged.items()}})
 
 

@@ -30,6 +30,7 @@ from laglens.signals.windows import histories
 Edit = Callable[[AttentionCall], AttentionCall]
 SAME = 1e-4  # of the largest value: outputs that differ by rounding alone
 LONGEST = 512  # keys; a layer runs once for each of them
+STEPS = "its rows are decoding steps: keys and values of earlier steps have grown since, so no layer runs again alone"
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,7 @@ def value_zeroing(
         }
         coords = stack_coordinates(stack) | {"head": xr.Variable("head", [0]), "sample": windows["sample"].variable}
         nodes[f"/{stack.name}"] = xr.Dataset(variables, coords, {"causal": stack.causal})
-    left_out = {s.name: "its rows are decoding steps" for s in model.stacks if s.steps}
-    root = windows.assign_attrs(history=model.history, horizon=model.horizon, left_out=left_out)
+    root = windows.assign_attrs(history=model.history, horizon=model.horizon, left_out=_decoding(model))
     return xr.DataTree.from_dict({"/": root, **nodes})
 
 
@@ -133,7 +133,7 @@ def zeroed_heads(
     -------
     xr.DataTree
         ``value_zeroing (sample, layer, head)``: 1 - cosine of the outputs with and without, mean over the queries.
-        Stacks of decoding steps have no node.
+        Stacks of decoding steps have no node; the attribute ``left_out`` names them.
 
     Raises
     ------
@@ -159,7 +159,12 @@ def zeroed_heads(
         nodes[f"/{stack.name}"] = xr.Dataset(
             {"value_zeroing": (dims, np.concatenate(parts), about)}, {"layer_name": names}
         )
-    return xr.DataTree.from_dict(nodes)
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs={"left_out": _decoding(model)}), **nodes})
+
+
+def _decoding(model: Forecaster) -> dict[str, str]:
+    """Stacks whose layers cannot run alone, each with the reason."""
+    return {stack.name: STEPS for stack in model.stacks if stack.steps}
 
 
 def block_of(model: nn.Module, stack: Stack, layer: str) -> str:
