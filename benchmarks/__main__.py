@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from benchmarks import capture, cubes, dry_run, figures, flow, measures, replot, scale, streaming, study
+from benchmarks import capture, cubes, dry_run, explorer, figures, flow, measures, replot, scale, streaming, study
 from benchmarks.measure import RESULTS, ROOT, show_machine
 
 if __name__ == "__main__":
@@ -13,6 +13,7 @@ if __name__ == "__main__":
         replot.main(Path(folder))
         figures.main(Path(folder))
     dry_run.main()
+    explorer.main()
     streaming.main()
     scale.main()
     capture.main()

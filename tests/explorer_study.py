@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,16 @@ def vectors(tree: xr.DataTree, rows: int) -> xr.DataTree:
 
 def write_page(files: dict[tuple[str, str], tuple[Path, Path]], path: Path) -> Path:
     path.write_text(explorer_page(page_runs(files)), encoding="utf-8")
+    return path
+
+
+def write_large(path: Path, tokens: int) -> Path:
+    """A page of one run whose maps have `tokens` times on each side."""
+    options: dict[str, Any] = OPTIONS | {"history": 3 * tokens, "horizon": tokens, "stacks": {"encoder": (0, 1)}}
+    time, control = time_tree(samples=1, **options), control_tree(replicates=20, windows=1, **options)
+    control.attrs["n_windows"] = 1
+    run = explorer_run(time, measure_lags(time, control), model="plain", signal="wave")
+    path.write_text(explorer_page([run]), encoding="utf-8")
     return path
 
 

@@ -238,6 +238,32 @@ def test_a_pair_is_held_by_click_address_and_keyboard_and_sorted(opened: Callabl
     assert "Point at a cell of the map" in products_said(page)
 
 
+def test_a_pinned_head_has_its_own_products(opened: Callable[..., Page]) -> None:
+    """Those of the pair at the same time, as the head shows them where it is chosen itself."""
+    views = (
+        "[...document.querySelectorAll('#stage g.products')].map((view) => [...view.querySelectorAll('text')]"
+        ".map((one) => one.textContent).join(' ') + [...view.querySelectorAll('rect')].map((bar) => bar.getAttribute('width')))"
+    )
+    first, second = "l=0&h=0", "l=1&h=3"
+    alone = []
+    for head in (first, second):
+        page = opened(f"#m=plain&s=wave&k=encoder&{head}")
+        hover(page, 20, 14)
+        alone += page.run(views)
+    assert len(alone) == 2 and alone[0] != alone[1] and all("rank" in said for said in alone)
+    page = opened(f"#m=plain&s=wave&k=encoder&{first}&c=plain.wave.encoder.1.3")
+    hover(page, 20, 14)
+    assert page.run(views) == alone
+    page.run("document.querySelector('[data-scale=difference]').click()")
+    hover(page, 20, 14)
+    assert page.run(views) == alone
+    page = opened("#m=plain&s=wave&k=encoder&l=1&h=3&c=plain.wave.encoder.1.0")
+    hover(page, 20, 14)
+    assert page.run(views) == alone[1:]
+    assert "stored of encoder layer 0 head 0" in page.run("document.getElementById('stage').textContent")
+    assert page.complaints() == []
+
+
 def test_a_head_without_vectors_says_so(opened: Callable[..., Page]) -> None:
     text = "document.getElementById('stage').textContent"
     assert "of this head: the model writes its softmax out." in opened("#m=plain&s=wave&k=encoder&l=0&h=1").run(text)
@@ -436,7 +462,7 @@ def test_nonsense_in_the_address_is_a_valid_view(opened: Callable[..., Page]) ->
 
 def test_what_is_saved_is_what_is_seen(opened: Callable[..., Page], browser: Browser, tmp_path: Path) -> None:
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
-    page = opened("#m=plain&s=wave&k=encoder&l=0&h=0&q=20&c=plain.wave.encoder.1.0")
+    page = opened("#m=plain&s=wave&k=encoder&l=0&h=0&q=20&lag=24&c=plain.wave.encoder.1.3")
     width, height = (
         int(value) for value in page.run("document.getElementById('stage').getAttribute('viewBox')").split()[2:]
     )
@@ -453,6 +479,10 @@ def test_what_is_saved_is_what_is_seen(opened: Callable[..., Page], browser: Bro
     text = "".join(root.itertext())
     assert "plain on wave" in text and "20 AR(1) series through the same model" in text
     assert len([one for one in root.iter() if one.get("class") == "map"]) == 2
+    bars = [one for one in root.iter() if one.get("class") == "product"]
+    assert len(bars) == 2 * TOKENS and text.count("Softmax weight") == 2 and "rank 1 of 24 keys" in text
+    assert {one.get("fill") for one in bars} == {"#c4480a", "#0a63a8"}
+    assert len({(one.get("x"), one.get("y"), one.get("height")) for one in bars}) > TOKENS
     with Image.open(file) as image:
         assert image.size == (2 * width, 2 * height)
         assert len(image.convert("RGB").resize((200, 200)).getcolors(40000)) > 100

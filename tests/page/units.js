@@ -184,9 +184,11 @@ function grid() {
         height,
         series,
         maps: rects,
+        products,
         ...panels
-      } = layout(width, { maps, hasCurve: true, aspect: 1, products: maps === 1 });
-      const all = [series, ...rects, ...Object.values(panels)];
+      } = layout(width, { maps, hasCurve: true, aspect: 1, products: [maps === 1, true].slice(0, maps) });
+      equal(products.length, maps, "a query-key view for each head");
+      const all = [series, ...rects, ...products, ...Object.values(panels)];
       const overlap = all.some((a, i) => all.some((b, j) => j > i && cross(a, b)));
       equal(overlap, false, `overlap at ${width}`);
       equal(

@@ -12,12 +12,20 @@ const LOWEST = 90; // height of the plot of a map
 export const NARROW = 700; // pixels below which the words of the query-key view stand above its bars
 export const MAP = { left: 62, right: 50, top: 84, bottom: 40 };
 
-/** Rectangles {x, y, width, height} of the panels, and the height of the stage without its caption. */
+/**
+ * Rectangles {x, y, width, height} of the panels, and the height of the stage without its caption. `products` says of
+ * each head whether it has a query-key view to draw.
+ */
 export function layout(width, { maps, hasCurve, aspect, products }) {
   const { height, ...rects } = above(width, { maps, hasCurve, aspect });
-  const tall = products ? PRODUCTS[width < NARROW ? "narrow" : "wide"] : PRODUCTS.words;
-  rects.products = { x: 0, y: height + GAP, width, height: tall };
-  return { ...rects, height: height + GAP + tall };
+  let bottom = height;
+  rects.products = products.map((drawn) => {
+    const tall = drawn ? PRODUCTS[width < NARROW ? "narrow" : "wide"] : PRODUCTS.words;
+    const rect = { x: 0, y: bottom + GAP, width, height: tall };
+    bottom += GAP + tall;
+    return rect;
+  });
+  return { ...rects, height: bottom };
 }
 
 /** The panels of times and lags, and their height. */

@@ -141,7 +141,7 @@ function controls(subjects) {
     const shown = state.scale === "difference" && !subtractable ? "same" : state.scale;
     button.setAttribute("aria-pressed", String(button.dataset.scale === shown));
   }
-  byId("order").disabled = !hasVectors(subjects[0]);
+  byId("order").disabled = !subjects.some(hasVectors);
   byId("order").setAttribute("aria-pressed", String(state.order === ORDERS[1]));
   byId("query").max = stack.rows - 1;
   byId("lag").max = lagsOf(subjects[0], state.part).length - 1;

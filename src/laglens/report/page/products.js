@@ -24,9 +24,9 @@ function named(dimensions, most) {
   return dimensions.length > most ? `${shown} and ${dimensions.length - most} more` : shown;
 }
 
-/** Draw the view; `order` is that of the dimensions. Without vectors it says why. */
-export function drawProducts(parent, rect, subject, { order }, colours) {
-  const title = `Query–key products: ${subject.label}`;
+/** Draw the view of the head `name`; `order` is that of the dimensions. Without vectors it says why. */
+export function drawProducts(parent, rect, subject, { name, order }, colours) {
+  const title = `Query–key products: ${name}`;
   heading(parent, rect, title, "stroke: mean over the keys that the query sees", colours);
   if (!hasVectors(subject)) {
     sentences(parent, { x: rect.x, y: rect.y + 30, width: rect.width - 8 }, [whyNone(subject)], colours);

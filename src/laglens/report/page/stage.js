@@ -34,7 +34,7 @@ export function drawStage(stage, subjects, state, tables) {
   const shown = difference ? [first] : subjects;
   const width = Math.max(stage.clientWidth, 320);
   const aspect = Math.max(...shown.map((subject) => aspectOf(subject.stack)));
-  const products = hasVectors(first);
+  const products = subjects.map(hasVectors);
   const rects = layout(width, { maps: shown.length, hasCurve: first.run.curve !== null, aspect, products });
   const scales = difference ? [differenceOf(subjects)] : scalesOf(subjects, state.scale);
   stage.replaceChildren();
@@ -47,7 +47,10 @@ export function drawStage(stage, subjects, state, tables) {
   panels.profile = drawProfile(stage, rects.profile, subjects, { part, range: rangeOf(first, state) }, colours);
   panels.strip = drawStrip(stage, rects.strip, subjects, { part, tables }, colours);
   if (rects.curve) panels.curve = drawCurve(stage, rects.curve, subjects, colours);
-  panels.products = drawProducts(stage, rects.products, first, state, colours);
+  panels.products = subjects.map((subject, i) => {
+    const options = { name: titleOf(subjects, subject), order: state.order };
+    return drawProducts(stage, rects.products[i], subject, options, colours);
+  });
   const height = caption(stage, subjects, width, rects.height + 16, colours);
   stage.setAttribute("viewBox", `0 0 ${Math.round(width)} ${Math.round(height)}`);
   stage.style.aspectRatio = `${Math.round(width)} / ${Math.round(height)}`;
@@ -173,5 +176,7 @@ export function showFocus(panels, focus, state) {
     map.show({ ...here, lag, range: i ? null : range });
   });
   for (const panel of [panels.profile, panels.strip, panels.curve]) panel?.show({ lag });
-  panels.products.show(focus);
+  panels.products.forEach((panel, i) => {
+    panel.show(i ? { ...translate({ query, key }, subject, panels.subjects[1]), lag } : focus);
+  });
 }
