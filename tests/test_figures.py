@@ -385,6 +385,22 @@ def test_training_marks_the_kept_epoch_at_its_validation_loss():
     assert [label.get_text() for label in errors.get_yticklabels()] == ["model", "last value"]
 
 
+def test_training_draws_the_entropy_of_each_layer_under_the_losses():
+    """Of curves that have it: those of earlier versions do not."""
+    curve = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3.0, 2, 1]})
+    assert axes_named(draw_training(curve, {}), "attention") == []
+    layers = {"encoder_L00_entropy": [1.0, 0.8, 0.5], "encoder_L01_entropy": [0.9, 0.9, 0.9], "cross_L00_entropy": 0.25}
+    figure = draw_training(curve.assign(**layers), {})
+    losses, [attention] = figure.axes[0], axes_named(figure, "attention")
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in lines(attention, "entropy")}
+    assert drawn == {"encoder L00": [1, 0.8, 0.5], "encoder L01": [0.9] * 3, "cross L00": [0.25] * 3}
+    first, second, cross = lines(attention, "entropy")
+    assert first.get_color() == cross.get_color() != second.get_color()
+    assert first.get_linestyle() == second.get_linestyle() != cross.get_linestyle()
+    assert attention.get_xlim() == losses.get_xlim() and attention.get_xlabel() == "epoch" and not losses.get_xlabel()
+    assert [line.get_label() for line in losses.lines] == ["loss"]
+
+
 def test_training_of_many_steps_has_a_logarithmic_axis_and_no_errors_panel_without_errors():
     figure = draw_training(pd.DataFrame({"step": [50, 500, 5000], "loss": [3.0, 2.5, 2.0]}), {})
     assert len(figure.axes) == 1 and figure.axes[0].get_xscale() == "log"

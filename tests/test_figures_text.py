@@ -198,6 +198,8 @@ def test_text_of_comparison_and_training_is_readable(comparison):
     assert_readable(draw_comparison(*comparison, title=LONG, subtitle=LONG))
     curve = pd.DataFrame({"epoch": range(1, 9), "training_loss": np.geomspace(9, 0.1, 8), "validation_loss": 1.0})
     assert_readable(draw_training(curve, CARD | {"training": {"best_epoch": 3}}, title=LONG, subtitle=LONG))
+    layers = {f"{stack}_L{depth:02d}_entropy": 0.5 for stack in ("encoder", "decoder", "cross") for depth in range(3)}
+    assert_readable(draw_training(curve.assign(**layers), CARD, title="t", subtitle="s"))
     kinds = {"sine": 0.1, "a_kind_with_a_rather_long_name": 0.2, "two_periods": 0.3}
     errors = {"model": kinds, "seasonal_naive": kinds, "last_value": kinds, "n_series": 500}
     steps = pd.DataFrame({"step": np.arange(50, 20_001, 50), "loss": np.linspace(3.3, 2, 400)})

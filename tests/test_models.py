@@ -1,7 +1,9 @@
 """The models: geometry, training that learns, same seed same weights, loud failure."""
 
+import copy
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import xarray as xr
 from models import TINY, tiny
 
 from laglens import store
+from laglens.attention.capture import AttentionCapture
 from laglens.errors import LaglensError
 from laglens.models.card import MIXTURE, mixture_errors, model_card
 from laglens.models.fitting import fit_on_signal, split_windows, validation_errors
@@ -20,6 +23,7 @@ from laglens.models.patch import rotary_table
 from laglens.models.pretraining import horizon_errors, learning_rate_factor, train_on_mixture
 from laglens.models.registry import build_model, pick_device, restore_model
 from laglens.models.tokens import HISTORY, HORIZON, TokenMap
+from laglens.models.watch import attention_entropy
 
 WEIGHTS = Path(__file__).parent.parent / "src/laglens/weights"
 
@@ -178,6 +182,49 @@ def test_fitting_beats_naive_forecasts_and_keeps_the_best_epoch() -> None:
     errors = validation_errors(models[0], seasonal(), period=12.0)
     assert errors["model"] < 0.5 * min(errors["last_value"], errors["mean"])
     assert errors["seasonal_naive"] < 0.3
+
+
+@pytest.mark.parametrize("architecture", ["image", "numeric", "encoder", "encoder_decoder"])
+def test_entropy_of_the_attention_in_training_is_that_of_the_weights_that_are_captured(architecture: str) -> None:
+    """Reference: the weights that the capture reads when the same loss is computed."""
+    model = tiny(architecture)
+    series = torch.from_numpy(training_batch(5, model.history + model.horizon, np.random.default_rng(1)))
+    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    model.train()
+    found = attention_entropy(model, series)
+    assert model.training and torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True))
+    model.eval()
+    with torch.no_grad(), AttentionCapture(model) as capture:
+        model.loss(series)
+    assert list(found) == [f"{s.name}_L{i:02d}_entropy" for s in model.stacks for i in range(len(s.layers))]
+    layers = [layer for stack in model.stacks for layer in stack.layers]
+    for value, layer in zip(found.values(), layers, strict=True):
+        [weights] = [record.weights for record in capture.records if record.module.startswith(layer)]
+        seen = (weights > 0).sum(-1)
+        rows = (torch.special.entr(weights.double()).sum(-1) / seen.log())[seen > 1]
+        assert value == pytest.approx(float(rows.mean()), rel=1e-4) and value < 0.99
+
+
+@pytest.mark.parametrize("architecture", ["numeric", "encoder"])
+def test_watching_attention_does_not_change_what_is_learnt(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(module: str, watch: Callable[..., dict[str, float]] | None) -> tuple[bytes, xr.Dataset]:
+        model = build_model(architecture, TINY[architecture])
+        with monkeypatch.context() as patched:
+            if watch:
+                patched.setattr(f"laglens.models.{module}.attention_entropy", watch)
+            if module == "fitting":
+                curve = fit_on_signal(model, seasonal(), epochs=2, seed=2)
+            else:
+                curve = train_on_mixture(model, steps=6, batch=4, seed=3)
+        return b"".join(p.detach().numpy().tobytes() for p in model.parameters()), curve
+
+    module = "fitting" if architecture == "encoder" else "pretraining"
+    (watched, curve), (alone, plain) = trained(module, None), trained(module, lambda *_: {})
+    assert watched == alone
+    names = [name for name in curve if str(name).endswith("_entropy")]
+    assert names and xr.testing.assert_equal(curve.drop_vars(names), plain) is None
+    assert ((curve[names].to_array() > 0) & (curve[names].to_array() <= 1)).all()
 
 
 def test_early_stopping_stops() -> None:

@@ -34,7 +34,11 @@ ERRORS = "held_out_errors"
 COUNT = "n_series"  # in the errors of a card: how many series of each kind
 MODEL = "model"
 MARKERS = "sD^vP"
+ENTROPY = "_entropy"  # ends the names of the columns of attention
 TOP, HEIGHT = 0.78, 2.3  # inches of the panels
+BELOW, GAP, ROW = 1.3, 0.18, 0.15  # inches of the panel of attention, above it, and of a row of its legend
+COLUMNS = 4  # of that legend
+DARK = tuple(colour for colour in CATEGORIES if colour != "#F0E442")  # its yellow is too light for a line
 WIDE = 50.0  # ratio of last to first step from which the step axis is logarithmic
 
 
@@ -46,12 +50,13 @@ def draw_training(
     title: str = "",
     subtitle: str = "",
 ) -> Figure:
-    """Losses against steps or epochs with the chosen epoch marked, beside the errors that the card reports.
+    """Losses and attention against steps or epochs with the chosen epoch marked, beside the errors of the card.
 
     Parameters
     ----------
     curve
-        A column ``step`` or ``epoch``; every other column is one loss, such as ``training_loss``.
+        A column ``step`` or ``epoch``; columns that end in ``loss`` are drawn, and below them those that end in
+        ``_entropy``, such as ``encoder_L00_entropy``, where there are any.
     card
         Model card: ``training.best_epoch`` is marked, ``held_out_errors`` (by forecast, or by forecast and kind
         of series) is drawn; both may be absent.
@@ -68,12 +73,20 @@ def draw_training(
     FigureSettings.parse(settings)
     step, losses = _columns(curve)
     errors = error_table(card)
-    note = _note(curve, card, step, errors)
+    layers = [str(name) for name in curve.columns if str(name).endswith(ENTROPY)]
+    note = _note(curve, card, step, errors, layers)
+    best = card.get("training", {}).get("best_epoch")
     with look():
-        figure = page(TOP + HEIGHT + 0.62, note, title, subtitle)
+        gap = GAP + ROW * -(-len(layers) // COLUMNS)
+        figure = page(TOP + HEIGHT + (gap + BELOW if layers else 0) + 0.62, note, title, subtitle)
         right = 3.0 if len(errors) else 0.2
         axes = place(figure, 0.66, TOP, WIDTH - 0.66 - right, HEIGHT)
-        _draw_losses(axes, curve, step, losses, card.get("training", {}).get("best_epoch"))
+        _draw_losses(axes, curve, step, losses, best)
+        if layers:
+            axes.set_xlabel("")
+            axes.tick_params(labelbottom=False)
+            below = place(figure, 0.66, TOP + HEIGHT + gap, WIDTH - 0.66 - right, BELOW, label="attention", sharex=axes)
+            _draw_entropies(below, curve, step, layers, best)
         if len(errors):
             names = errors.columns if len(errors) == 1 else errors.index
             labels = max(text_width(*_row_name(name)) for name in names)
@@ -123,6 +136,23 @@ def _draw_losses(axes: Axes, curve: pd.DataFrame, step: str, losses: list[str], 
     _tick(axes, at, values)
     axes.set_xlabel(step)
     axes.set_ylabel("loss")
+
+
+def _draw_entropies(axes: Axes, curve: pd.DataFrame, step: str, layers: list[str], best: int | None) -> None:
+    """One line to a layer; layers of one stack share a line style, those of one depth a colour."""
+    stacks = list(dict.fromkeys(name.rpartition("_L")[0] for name in layers))
+    styles = ("-", (0, (5, 1.5)), (0, (1, 1)))
+    for name in layers:
+        stack, _, depth = name.removesuffix(ENTROPY).rpartition("_L")
+        style, colour = styles[stacks.index(stack) % len(styles)], DARK[int(depth) % len(DARK)]
+        axes.plot(curve[step], curve[name], color=colour, linestyle=style, label=f"{stack} L{depth}", gid="entropy")
+    if best is not None:
+        axes.axvline(best, color=MUTED, linewidth=0.6, linestyle=(0, (1, 2)))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=COLUMNS, frameon=False, borderaxespad=0.1, **LEGEND)
+    axes.set_ylim(0, 1.05)
+    axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+    axes.set_xlabel(step)
+    axes.set_ylabel("entropy of attention")
 
 
 LEGEND: dict[str, Any] = {"fontsize": SMALL, "handlelength": 2.0, "columnspacing": 1.2, "handletextpad": 0.5}
@@ -189,7 +219,7 @@ def _plain(name: object) -> str:
     return str(name).replace("_", " ")
 
 
-def _note(curve: pd.DataFrame, card: Mapping[str, Any], step: str, errors: pd.DataFrame) -> str:
+def _note(curve: pd.DataFrame, card: Mapping[str, Any], step: str, errors: pd.DataFrame, layers: list[str]) -> str:
     size = f"{card['parameters']:,} parameters; " if "parameters" in card else ""
     count = card.get(ERRORS, {}).get(COUNT)
     series = f"{count} series of each kind" if count else "data"
@@ -197,4 +227,9 @@ def _note(curve: pd.DataFrame, card: Mapping[str, Any], step: str, errors: pd.Da
         f"Right: error over the horizon on {series} the model was not trained on, in standard deviations of the "
         "history, beside forecasts that need no model."
     )
-    return f"{size}{len(curve)} points to {step} {int(curve[step].iloc[-1]):,}. {held_out if len(errors) else ''}"
+    attention = (
+        "Entropy: of the attention of each layer on a few windows it was not trained on, as a share of that of "
+        "attention to all keys alike; without a null."
+    )
+    said = [attention] * bool(layers) + [held_out] * bool(len(errors))
+    return " ".join([f"{size}{len(curve)} points to {step} {int(curve[step].iloc[-1]):,}.", *said])

@@ -13,6 +13,7 @@ from torch import Tensor
 from laglens.errors import LaglensError
 from laglens.models.forecaster import ScaledForecaster
 from laglens.models.naive import seasonal_naive
+from laglens.models.watch import WATCHED, attention_entropy
 from laglens.progress import track
 
 logger = logging.getLogger("laglens")
@@ -83,7 +84,8 @@ def fit_on_signal(
     -------
     xr.Dataset
         ``training_loss (epoch)`` and ``validation_loss (epoch)``: mean squared error in standard deviations of the
-        history, squared; attribute ``best_epoch``.
+        history, squared; ``encoder_L00_entropy (epoch)`` and so on: `attention_entropy` of a few validation windows;
+        attribute ``best_epoch``.
 
     Raises
     ------
@@ -96,9 +98,11 @@ def fit_on_signal(
     optimiser = torch.optim.Adam(model.parameters(), learning_rate)
     generator = torch.Generator().manual_seed(seed)
     losses: list[tuple[float, float]] = []
+    watched = held_out[:: max(1, len(held_out) // WATCHED)][:WATCHED]
+    entropies: list[dict[str, float]] = []
     best, best_state = 0, model.state_dict()
     if not epochs:
-        return _untrained_curve(model, training, held_out)
+        return _untrained_curve(model, training, held_out, attention_entropy(model, watched))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout
         for epoch in track(range(epochs), "training on the signal", total=epochs):
@@ -106,6 +110,7 @@ def fit_on_signal(
             losses.append((_epoch(model, optimiser, training, order.split(batch)), _validate(model, held_out)))
             if not np.isfinite(losses[-1]).all():
                 raise LaglensError(f"the loss is not finite in epoch {epoch + 1}; lower 'learning_rate'")
+            entropies.append(attention_entropy(model, watched))
             if losses[epoch][1] <= losses[best][1]:
                 best, best_state = epoch, copy.deepcopy(model.state_dict())
             if epoch - best >= patience:
@@ -115,17 +120,20 @@ def fit_on_signal(
     model.eval()
     training_loss, validation_loss = np.transpose(losses)
     return xr.Dataset(
-        {"training_loss": ("epoch", training_loss), "validation_loss": ("epoch", validation_loss)},
+        {"training_loss": ("epoch", training_loss), "validation_loss": ("epoch", validation_loss)}
+        | {name: ("epoch", [one[name] for one in entropies]) for name in entropies[0]},
         coords={"epoch": np.arange(1, len(losses) + 1)},
         attrs={"best_epoch": best + 1},
     )
 
 
-def _untrained_curve(model: ScaledForecaster, training: Tensor, held_out: Tensor) -> xr.Dataset:
-    """The losses of the weights as they are, as epoch 0."""
+def _untrained_curve(
+    model: ScaledForecaster, training: Tensor, held_out: Tensor, entropies: dict[str, float]
+) -> xr.Dataset:
+    """The losses and entropies of the weights as they are, as epoch 0."""
     losses = {"training_loss": _validate(model, training), "validation_loss": _validate(model, held_out)}
     model.eval()
-    columns = {name: ("epoch", [loss]) for name, loss in losses.items()}
+    columns = {name: ("epoch", [value]) for name, value in (losses | entropies).items()}
     return xr.Dataset(columns, coords={"epoch": [0]}, attrs={"best_epoch": 0})
 
 

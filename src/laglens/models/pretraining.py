@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from laglens.models.forecaster import Forecaster, ScaledForecaster
 from laglens.models.mixture import EVALUATION_KINDS, evaluation_set, training_batch
 from laglens.models.naive import seasonal_naive
+from laglens.models.watch import WATCHED, attention_entropy
 from laglens.progress import track
 
 CURVE_EVERY = 50  # steps averaged into one point of the training curve
+WATCHED_SEED = 2_000_000  # of the series whose attention is watched
 
 
 def learning_rate_factor(step: int, steps: int, *, warmup: int = 100, hold: float = 0.6, floor: float = 0.02) -> float:
@@ -36,13 +38,17 @@ def train_on_mixture(
     Returns
     -------
     xr.Dataset
-        ``loss (step)``: the training loss, averaged over blocks of 50 steps.
+        ``loss (step)``: the training loss, averaged over blocks of 50 steps; ``encoder_L00_entropy (step)`` and so on:
+        `attention_entropy` of a few other series at the end of each block.
     """
     device = next(model.parameters()).device
     rng = np.random.default_rng(seed)
     optimiser = torch.optim.AdamW(model.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps))
     losses = np.empty(steps)
+    block = min(CURVE_EVERY, steps)
+    others = training_batch(WATCHED, model.history + model.horizon, np.random.default_rng(WATCHED_SEED))
+    watched, entropies = torch.from_numpy(others).to(device), []
     model.train()
     for step in track(range(steps), "training on the mixture", total=steps):
         series = torch.from_numpy(training_batch(batch, model.history + model.horizon, rng)).to(device)
@@ -53,9 +59,12 @@ def train_on_mixture(
         optimiser.step()
         schedule.step()
         losses[step] = loss.item()
+        if (step + 1) % block == 0:
+            entropies.append(attention_entropy(model, watched))
     model.eval()
     curve = xr.DataArray(losses, dims="step", coords={"step": np.arange(1, steps + 1)}, name="loss")
-    return curve.coarsen(step=min(CURVE_EVERY, steps), boundary="trim", coord_func="max").mean().to_dataset()
+    found = curve.coarsen(step=block, boundary="trim", coord_func="max").mean().to_dataset()
+    return found.assign({name: ("step", [one[name] for one in entropies]) for name in entropies[0]})
 
 
 @torch.no_grad()
