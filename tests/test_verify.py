@@ -14,9 +14,9 @@ from laglens.errors import LaglensError
 from laglens.store.records import digest, digests_of_inputs, forget, keep, read_record, record_path
 
 Checked = Callable[..., tuple[int, list[str]]]
-# The page is made from all others, so it is mended apart.
+# The summary is made from all others, so it is mended apart. Of the first file it is the record that is cut short.
 OF_EACH_KIND = [
-    ["results/summary.html"],
+    ["results/summary.csv", "results/summary.html"],
     [
         "results/figures/each/wave/training.pdf",
         "results/figures/each/wave/training.png",
@@ -27,6 +27,7 @@ OF_EACH_KIND = [
         "results/signals/wave.zarr.zip",
     ],
 ]
+WINDOWS = "results/windows/elsewhere/wave.npz"
 MADE = "results/lags/a.csv"
 
 
@@ -85,11 +86,16 @@ def test_a_flipped_bit_in_every_kind_of_artifact_is_named_and_mended(
     assert drawn.returncode == 0, drawn.stdout
     before = workflow.results()
     assert {Path(name).suffix for name in before} == {Path(name).suffix for group in OF_EACH_KIND for name in group}
+    cut = record_path(workflow.root / OF_EACH_KIND[0][0], workflow.root / "results")
     for group in OF_EACH_KIND:
         for name in group:
-            flip(workflow.root / name)
+            if name != OF_EACH_KIND[0][0]:
+                flip(workflow.root / name)
+            else:
+                cut.write_bytes(cut.read_bytes()[:-20])
         code, lines = checked(workflow.root)
-        named = [line.partition(": ")[0] for line in lines if ": damaged, or changed by something else than " in line]
+        said = r"(.*): (damaged, or changed by something else than|results/provenance/.*: this record is damaged) .*"
+        named = [found[1] for line in lines if (found := re.fullmatch(said, line))]
         assert (code, named) == (1, group)
         (command,) = [line.partition(": ")[2] for line in lines if line.startswith("to make them again: ")]
         program, *arguments = shlex.split(command)
@@ -98,6 +104,22 @@ def test_a_flipped_bit_in_every_kind_of_artifact_is_named_and_mended(
         assert mended.returncode == 0, mended.stdout
         assert workflow.results() == before
     assert finished.results().items() <= before.items()
+
+
+def test_what_is_made_beside_the_study_is_named_and_mended_too(workflow: WorkflowCopy, checked: Checked) -> None:
+    recorded = {"architecture": "recording", "folder": "recordings", "history": 32, "horizon": 8}
+    runs = [{"models": ["once", "elsewhere"], "signals": ["wave"]}]
+    workflow.configure({"models.elsewhere": recorded, "runs": runs, "comparisons": None})
+    made = workflow.snakemake("windows")
+    assert made.returncode == 0, made.stdout
+    before = workflow.results()
+    flip(workflow.root / WINDOWS)
+    code, lines = checked(workflow.root)
+    assert (code, lines[0]) == (1, f"{WINDOWS}: damaged, or changed by something else than export_windows")
+    assert f"to make them again: snakemake --cores 4 --force {WINDOWS}" in lines
+    mended = workflow.snakemake("--force", WINDOWS)
+    assert mended.returncode == 0, mended.stdout
+    assert workflow.results() == before
 
 
 def test_a_job_does_not_go_on_from_a_damaged_input(workflow: WorkflowCopy) -> None:

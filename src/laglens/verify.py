@@ -14,6 +14,7 @@ from laglens.errors import LaglensError
 from laglens.provenance import package_versions
 from laglens.store.records import RESULTS, Record, artifacts_in, digest, read_record, record_path, records_in
 
+BESIDE = ("windows", "claims", "calibration")  # targets of their own, and the folders of their results
 UNKNOWN = "nothing says what made it: it was put there, or its job did not finish"
 
 
@@ -90,7 +91,8 @@ def plan(folder: Path, options: Sequence[str]) -> dict[Path, bool]:
     LaglensError
         Snakemake cannot read the study.
     """
-    command = [sys.executable, "-m", "snakemake", "--summary", *options]
+    targets = ["all", *(target for target in BESIDE if (folder / target).is_dir())]
+    command = [sys.executable, "-m", "snakemake", *targets, "--summary", *options]
     asked = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
     if asked.returncode:
         said = [line for line in asked.stderr.splitlines() if line.strip()]
