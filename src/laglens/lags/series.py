@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from laglens.errors import LaglensError
 from laglens.lags.alike import stack_dataset
-from laglens.lags.bands import leave_one_out_z
+from laglens.lags.bands import leave_one_out_z, rounding
 from laglens.lags.combs import log_ratio
 from laglens.lags.inputs import autocorrelation_at
 from laglens.lags.layout import Layout
 from laglens.lags.permutation import false_discovery_rate, smallest_p
 from laglens.lags.profiles import ratio_of_part
 from laglens.lags.reach import NOT_READING, headline
-from laglens.lags.tracking import smallest_spread
 from laglens.lags.units import in_time
 
 Array = NDArray[np.float64]
@@ -30,6 +29,7 @@ COLUMNS = {
     "lag": "float64",
     "lag_time": "float64",
     "time_unit": "object",
+    "score": "float64",
     "stack": "object",
     "layer": "int64",
     "head": "int64",
@@ -116,8 +116,10 @@ def _past(layout: Layout, part: str) -> NDArray[np.bool_]:
 def judge_series(ratios: xr.DataTree, names: Sequence[str] | None = None, *, confidence: float = 0.95) -> xr.DataTree:
     r"""Set every series of a panel against its own controls, and count how many stand out.
 
-    Log profiles are standardised by the controls of the series, per head and lag, and the statistic of a series is its
-    largest value over stacks, heads and past lags. Each control gets the same statistic against the *other* controls.
+    Log profiles are standardised by the controls of the series, per head and lag (by the typical spread of the head at
+    least), and averaged over the heads of a stack. The statistic of a series is the largest such score over past lags
+    and stacks. Each control gets the same statistic against the *other* controls. The largest value of any one head
+    would see hardly anything: sharp heads have outliers at lags that they hardly look at.
     With :math:`T_s` of series s and :math:`T_{rs}` of its control r, of R controls and S series,
 
     .. math:: p_s = \frac{1 + \#\{r: T_{rs} \ge T_s\}}{R + 1}, \qquad
@@ -140,7 +142,8 @@ def judge_series(ratios: xr.DataTree, names: Sequence[str] | None = None, *, con
     -------
     xr.DataTree
         Root, ``(sample)``: ``statistic``, ``p``, ``p_pooled``, ``q``, ``above``. One node per stack,
-        ``(sample, layer, head, lag)``: ``ratio`` to uniform attention, ``control_mean`` and ``z``.
+        ``(sample, layer, head, lag)``: ``ratio`` to uniform attention, ``control_mean`` and ``z``; ``score (sample,
+        lag)``, the mean of z over heads.
 
     Raises
     ------
@@ -153,13 +156,15 @@ def judge_series(ratios: xr.DataTree, names: Sequence[str] | None = None, *, con
         ratio = node["ratio"].transpose("replicate", *DIMS).values
         if len(ratio) < 4:
             raise LaglensError(f"{len(ratio) - 1} controls of each series are too few; raise lags.series_controls")
-        z = np.empty(ratio.shape[1:], np.float32)
+        z, scores = np.empty(ratio.shape[1:], np.float32), np.zeros((*ratio.shape[:2], ratio.shape[-1]))
         for layer in range(ratio.shape[2]):  # one at a time: all of them in float64 need much memory
             observed, null = _standardised(ratio[:, :, layer])
-            largest.append(np.concatenate([observed[None], null]).max((2, 3)))
+            scores += np.concatenate([observed[None], null]).mean(2) / ratio.shape[2]
             z[:, layer] = observed
+        largest.append(scores.max(-1))
         found = {"ratio": ratio[0], "control_mean": ratio[1:].mean(0), "z": z}
         variables = {key: (DIMS, values.astype(np.float32)) for key, values in found.items()}
+        variables["score"] = (("sample", "lag"), scores[0])
         nodes[f"/{name}"] = xr.Dataset(variables, {c: node[c] for c in node.coords if c != "replicate"}, node.attrs)
     labels = {} if names is None else {"series_name": ("sample", np.array(names, dtype=object))}
     root = xr.Dataset(coords=labels, attrs=ratios.attrs)
@@ -176,9 +181,9 @@ def _standardised(ratio: NDArray) -> tuple[Array, Array]:
     """
     logs = log_ratio(ratio)
     controls = logs[1:]
-    floor = smallest_spread(controls.std(0, ddof=1))
-    spread = np.maximum(controls.std(0, ddof=1), floor)
-    return (logs[0] - controls.mean(0)) / spread, leave_one_out_z(controls, floor)
+    spread = controls.std(0, ddof=1)
+    floor = np.maximum(np.median(spread, -1, keepdims=True), rounding(controls))
+    return (logs[0] - controls.mean(0)) / np.maximum(spread, floor), leave_one_out_z(controls, floor)
 
 
 def _p_values(statistic: Array, confidence: float) -> dict[str, tuple[str, NDArray]]:
@@ -198,7 +203,7 @@ def _p_values(statistic: Array, confidence: float) -> dict[str, tuple[str, NDArr
 
 
 def series_table(tested: xr.DataTree, signal: xr.Dataset, history: int, n_windows: int = 1) -> pd.DataFrame:
-    """One row per series: the lag that stands out most, in which head, and whether noise like the series shows as much.
+    """One row per series: the lag that stands out most, where, and whether noise like the series shows as much.
 
     Parameters
     ----------
@@ -214,8 +219,8 @@ def series_table(tested: xr.DataTree, signal: xr.Dataset, history: int, n_window
     Returns
     -------
     pd.DataFrame
-        Series that are ``above`` first, then by ``q`` and ``z``; columns as in docs/lags.md. Where no stack reads the
-        history for the forecast there are names and the ``reason`` alone.
+        Series that are ``above`` first, then by ``q`` and ``score``; columns as in docs/lags.md. Where no stack reads
+        the history for the forecast there are names and the ``reason`` alone.
     """
     value = signal["value"].transpose("sample", "time")
     root, rows = tested.to_dataset(), []
@@ -230,7 +235,9 @@ def series_table(tested: xr.DataTree, signal: xr.Dataset, history: int, n_window
         rows.append(row)
     empty = {column: 0 if kind == "int64" else False for column, kind in COLUMNS.items() if kind in ("int64", "bool")}
     table = pd.DataFrame([empty | row for row in rows], columns=list(COLUMNS)).astype(COLUMNS)
-    order = table.assign(first=~table["above"], z=-table["z"]).sort_values(["first", "q", "z"], kind="stable")
+    order = table.assign(first=~table["above"], score=-table["score"]).sort_values(
+        ["first", "q", "score"], kind="stable"
+    )
     return table.loc[order.index].reset_index(drop=True)
 
 
@@ -245,22 +252,19 @@ def said_of_series(table: pd.DataFrame) -> str:
 
 
 def _strongest(tested: xr.DataTree, n_series: int) -> list[dict[str, Any]]:
-    """Where the largest z of every series is, and the numbers there."""
-    best: list[dict[str, Any]] = [{"z": -np.inf} for _ in range(n_series)]
+    """Where the score of every series is largest, which head stands out most there, and its numbers."""
+    best: list[dict[str, Any]] = [{"score": -np.inf} for _ in range(n_series)]
     for name in tested.children:
         node = stack_dataset(tested, name)
-        flat = node["z"].values.reshape(n_series, -1)
-        for k, at in enumerate(flat.argmax(1)):
-            if flat[k, at] > best[k]["z"]:
-                layer, head, lag = np.unravel_index(at, node["z"].shape[1:])
+        for k, score in enumerate(node["score"].values):
+            if score.max() > best[k]["score"]:
+                lag = int(score.argmax())
+                z = node["z"].values[k, :, :, lag]
+                layer, head = np.unravel_index(z.argmax(), z.shape)
                 here = {key: float(node[key].values[k, layer, head, lag]) for key in ("ratio", "control_mean", "z")}
-                place = {
-                    "layer": int(node["layer"][layer]),
-                    "head": int(node["head"][head]),
-                    "lag": float(node["lag"][lag]),
-                }
-                best[k] = here | place | {"stack": name, "part": node.attrs["part"]}
-                best[k]["ratio_to_control"] = here["ratio"] / here["control_mean"]
+                place = {"layer": int(node["layer"][layer]), "head": int(node["head"][head]), "stack": name}
+                best[k] = here | place | {"score": float(score[lag]), "lag": float(node["lag"][lag])}
+                best[k] |= {"part": node.attrs["part"], "ratio_to_control": here["ratio"] / here["control_mean"]}
     return best
 
 

@@ -143,12 +143,9 @@ def standardised(node: xr.Dataset, noise: xr.Dataset, layout: Layout, part: str)
 def standardise(profiles: Array, null: Array) -> Array:
     """Log profiles as z scores of those on noise: (..., head, lag), (noise, ..., head, lag) -> (..., head, lag)."""
     spread = null.std(0, ddof=1)
-    return np.asarray((profiles - null.mean(0)) / np.maximum(spread, smallest_spread(spread)))
-
-
-def smallest_spread(spread: Array) -> Array:
-    """A tenth of the typical spread, for lags at which a head hardly varies on noise: (..., lag) -> (..., 1)."""
-    return np.asarray(np.maximum(0.1 * np.median(spread, -1, keepdims=True), 1e-9))
+    # A head may hardly vary on noise at some lag; there its typical spread counts.
+    floor = np.maximum(0.1 * np.median(spread, -1, keepdims=True), 1e-9)
+    return np.asarray((profiles - null.mean(0)) / np.maximum(spread, floor))
 
 
 def refined_period(contrast: Array, periods: Array) -> Array:
