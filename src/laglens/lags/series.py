@@ -164,8 +164,8 @@ def judge_series(ratios: xr.DataTree, names: Sequence[str] | None = None, *, con
         largest.append(scores.max(-1))
         found = {"ratio": ratio[0], "control_mean": ratio[1:].mean(0), "z": z}
         variables = {key: (DIMS, values.astype(np.float32)) for key, values in found.items()}
-        variables["score"] = (("sample", "lag"), scores[0])
-        nodes[f"/{name}"] = xr.Dataset(variables, {c: node[c] for c in node.coords if c != "replicate"}, node.attrs)
+        stack = xr.Dataset(variables, {c: node[c] for c in node.coords if c != "replicate"}, node.attrs)
+        nodes[f"/{name}"] = stack.assign(score=(("sample", "lag"), scores[0]))
     labels = {} if names is None else {"series_name": ("sample", np.array(names, dtype=object))}
     root = xr.Dataset(coords=labels, attrs=ratios.attrs)
     if nodes:
