@@ -17,15 +17,15 @@ from laglens.config.load import canonical, load_study
 from laglens.config.study import Study
 from laglens.figures.comparison import draw_comparison
 from laglens.figures.run import draw_run
-from laglens.figures.style import render
+from laglens.figures.style import render_all
 from laglens.store import read_dataset, read_tree
 
 
 def save(figure: Figure, path: Path, settings: Mapping[str, Any]) -> None:
     """Write a figure in every format of the study."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in settings["formats"]:
-        path.with_suffix(f".{suffix}").write_bytes(render(figure, suffix, settings["dpi"]))
+    for suffix, content in render_all(figure, settings["formats"], settings["dpi"]).items():
+        path.with_suffix(f".{suffix}").write_bytes(content)
 
 
 def draw(study: Study, target: Path) -> None:
