@@ -93,7 +93,7 @@ def render(figure: Figure, file_format: str = "png", dpi: int = 200) -> bytes:
 
 
 def render_all(figure: Figure, formats: Iterable[str], dpi: int = 200) -> dict[str, bytes]:
-    """Bytes of a figure by format, as from `render`; PNG and SVG together take little more time than one of them.
+    """Bytes of a figure by format, as from `render`; PNG and SVG take less time together than one after the other.
 
     Raises
     ------
