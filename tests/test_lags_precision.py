@@ -111,3 +111,10 @@ def test_what_windows_add_has_the_variance_of_the_ratio():
     measured = np.isfinite(spread)
     ratio = spread[measured] / jackknife[measured]
     assert np.median(np.abs(ratio - 1)) < 0.1
+
+
+def test_a_lag_that_is_not_measured_has_no_interval_however_many_windows() -> None:
+    values = np.random.default_rng(0).normal(size=(25, 3))
+    values[:, 1] = np.nan
+    found = mean_interval(values, resample_windows(apart(25), 100))
+    assert np.isnan(found[1]).all() and (found[[0, 2], 0] < found[[0, 2], 1]).all()

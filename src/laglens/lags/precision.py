@@ -159,7 +159,7 @@ def _at_levels(drawn: Array, levels: Array) -> Array:
     """Quantiles of every column at its own levels, linear between order statistics: -> (bound, column)."""
     ordered = np.sort(drawn, axis=0)
     position = np.clip(levels, 0, 1) * (len(drawn) - 1)
-    lower = np.floor(position).astype(int)
+    lower = np.floor(np.nan_to_num(position)).astype(int)  # the value stays NaN
     upper = np.minimum(lower + 1, len(drawn) - 1)
     column = np.arange(drawn.shape[1])
     return np.asarray(ordered[lower, column] + (position - lower) * (ordered[upper, column] - ordered[lower, column]))
