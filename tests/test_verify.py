@@ -100,7 +100,7 @@ def test_a_flipped_bit_in_every_kind_of_artifact_is_named_and_mended(
         (command,) = [line.partition(": ")[2] for line in lines if line.startswith("to make them again: ")]
         program, *arguments = shlex.split(command)
         assert program == "snakemake"
-        mended = workflow.snakemake(*arguments)
+        mended = workflow.in_forks(*arguments)
         assert mended.returncode == 0, mended.stdout
         assert workflow.results() == before
     assert finished.results().items() <= before.items()
