@@ -25,7 +25,7 @@ PICTURES = {
     "calibration/knock_out": "calibration_knock_out",
     "claims/claims": "claims",
 }
-BEGIN = "<!-- made by docs/calibration.py from results/{part} -->"
+BEGIN = "<!-- made by docs/calibration.py from {part} -->"
 ABOVE, BELOW, WITHIN = operator.ge, operator.le, lambda value, goal: abs(value) <= goal
 
 
@@ -217,7 +217,7 @@ if __name__ == "__main__":
         results = RESULTS / part / "summary.csv"
         page = ROOT / f"docs/{part}.md"
         text = updated(
-            page.read_text("utf-8"), write(pd.read_csv(results)), BEGIN.format(part=results.relative_to(RESULTS))
+            page.read_text("utf-8"), write(pd.read_csv(results)), BEGIN.format(part=f"{part}/summary.csv")
         )
         page.write_text(text, "utf-8")
     for name, picture in PICTURES.items():
