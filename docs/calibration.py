@@ -216,9 +216,7 @@ if __name__ == "__main__":
     for part, write in {"calibration": calibration, "claims": claimed}.items():
         results = RESULTS / part / "summary.csv"
         page = ROOT / f"docs/{part}.md"
-        text = updated(
-            page.read_text("utf-8"), write(pd.read_csv(results)), BEGIN.format(part=f"{part}/summary.csv")
-        )
+        text = updated(page.read_text("utf-8"), write(pd.read_csv(results)), BEGIN.format(part=f"{part}/summary.csv"))
         page.write_text(text, "utf-8")
     for name, picture in PICTURES.items():
         shutil.copyfile(RESULTS / "figures" / f"{name}.png", ROOT / "docs/images" / f"{picture}.png")

@@ -22,7 +22,10 @@ settings.load_profile("laglens")
 
 
 # Minutes each: begun first, so that no worker is left alone with one at the end.
-LONG = ("test_slurm.py", "test_workflow.py", "test_adapters.py", "test_faults_kills.py")
+LONG = (
+    "test_slurm.py", "test_workflow.py", "test_adapters.py", "test_faults_kills.py", "test_twice.py", "test_verify.py",
+    "test_faults_machine.py", "test_storage.py", "test_cache.py", "test_gpu_jobs.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
