@@ -1,6 +1,6 @@
 """Write the results in docs/calibration.md and docs/claims.md from those of a study: ``python docs/calibration.py``.
 
-    snakemake --cores 2 --configfile studies/calibration.yaml calibration claims
+    snakemake calibration claims --cores 2 --configfile studies/calibration.yaml
     python docs/calibration.py
 
 Goals that were not reached are bold.
@@ -93,7 +93,7 @@ def number(value: float, *, percent: bool = False) -> str:
     """As docs write numbers: .95, 12.3, 510 %."""
     if percent:
         return f"{100 * value:.0f} %"
-    text = f"{value:.2f}" if abs(value) < 9.995 else f"{value:.1f}"
+    text = f"{value:.2f}" if abs(value) < 9.995 else f"{value:.3g}"
     return "0" if text in ("0.00", "-0.00") else text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 

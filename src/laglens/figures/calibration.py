@@ -79,7 +79,7 @@ def draw_rates(summary: pd.DataFrame) -> Figure:
             axes.set_xlabel("share of series")
         last = table["upper"].max()
         axes.set_xlim(-0.02, max(1.02, last))
-        figure.axes[0].set_xlim(-0.004, max(0.2, alarms["upper"].max() * 1.05))
+        figure.axes[0].set_xlim(-0.012, max(0.2, alarms["upper"].max() * 1.05))
         figure.axes[0].axvline(LEVEL, color=FAINT, linewidth=0.8, zorder=0)
         bottom = _legend(figure, models, 0.82 + height + 0.5)
         caption(figure, 0.2, bottom, NOTE_RATES, WIDTH - 0.4)

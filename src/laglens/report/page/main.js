@@ -2,6 +2,7 @@
 import { colourTable, THEME } from "./colour.js";
 import { figure, lengthOf, stretch } from "./format.js";
 import { partName, placeOfLag } from "./lag_axis.js";
+import { prepare } from "./map.js";
 import { buildGrid, hint, neighbour, same, showGrid } from "./navigator.js";
 import { showNumbers } from "./numbers.js";
 import { lagsOf, readout, summary } from "./readout.js";
@@ -122,6 +123,16 @@ function render() {
   byId("stage-summary").textContent = subjects.map((subject) => summary(subject, state.part)).join(" ");
   show();
   remember();
+  ready(run);
+}
+
+let prepared = null;
+
+/** Have the maps of the other heads painted before they are asked for. */
+function ready(run) {
+  const key = `${run.place} ${state.gamma}`;
+  if (key !== prepared) prepare(run, tables, state.gamma);
+  prepared = key;
 }
 
 function controls(subjects) {

@@ -1,5 +1,5 @@
 // The time-time map of a head, or the difference of two, with the series on both margins.
-import { css, diverging, ON_MAP, paint, quantile, sequential } from "./colour.js";
+import { diverging, ON_MAP, paint, quantile, sequential } from "./colour.js";
 import { percent, timeTicks } from "./format.js";
 import { MAP } from "./layout.js";
 import { drawCurves, extent, inside } from "./series.js";
@@ -21,6 +21,41 @@ export function upperEnd(stack, layer, head) {
     known.set(place, quantile(values, TOP_SHARE) || quantile(values, 1) || 1);
   }
   return known.get(place);
+}
+
+const images = new WeakMap(); // of the maps of a stack at one power, by head and end of scale: they take longer than the rest
+
+/** The map of a head as the address of an image. */
+function imageOf({ stack, layer, head, map }, { high, tables, gamma }) {
+  if (images.get(stack)?.gamma !== gamma) images.set(stack, { gamma, known: new Map() });
+  const { known } = images.get(stack);
+  const name = `${layer} ${head} ${high}`;
+  if (!known.has(name)) known.set(name, painted(stack, map, sequential(tables.sequential, high, gamma)));
+  return known.get(name);
+}
+
+function painted(stack, values, colourOf) {
+  return paint(document.createElement("canvas"), values, stack.query.edges, stack.key.edges, colourOf).toDataURL();
+}
+
+const idle = window.requestIdleCallback ?? ((call) => setTimeout(call, 50));
+let preparing = 0;
+
+/** Paint the maps of all heads of a run while nothing else is to be done, each on its own scale. */
+export function prepare(run, tables, gamma) {
+  preparing += 1;
+  const turn = preparing;
+  const heads = run.stacks.flatMap((stack) =>
+    stack.layers.flatMap((_, layer) => stack.heads.map((__, head) => ({ stack, layer, head }))),
+  );
+  const next = () => {
+    if (turn !== preparing || !heads.length) return;
+    const { stack, layer, head } = heads.shift();
+    const subject = { stack, layer, head, map: mapOf(stack, layer, head) };
+    imageOf(subject, { high: upperEnd(stack, layer, head), tables, gamma });
+    idle(next);
+  };
+  idle(next);
 }
 
 /** Largest absolute value shown of a difference. */
@@ -49,15 +84,15 @@ export function drawMap(parent, rect, subject, { values, high, signed, tables, g
   const x = linear(stack.key.edges[0], stack.key.edges[stack.columns], plot.left, plot.right);
   const y = linear(stack.query.edges[0], stack.query.edges[stack.rows], plot.bottom, plot.top);
   header(parent, rect, plot, { title, tint, high, signed, tables, gamma, values }, colours);
-  const canvas = document.createElement("canvas");
-  const colourOf = signed ? diverging(tables.diverging, high, gamma) : sequential(tables.sequential, high, gamma);
-  paint(canvas, values, stack.query.edges, stack.key.edges, colourOf);
+  const href = signed
+    ? painted(stack, values, diverging(tables.diverging, high, gamma))
+    : imageOf(subject, { high, tables, gamma });
   add(parent, "image", {
     x: plot.left,
     y: plot.top,
     width: plot.right - plot.left,
     height: plot.bottom - plot.top,
-    href: canvas.toDataURL(),
+    href,
     preserveAspectRatio: "none",
     style: "image-rendering:pixelated",
     class: "map",
@@ -110,19 +145,27 @@ function header(parent, rect, plot, { title, tint, high, signed, tables, gamma, 
   const ends = signed ? [`−${percent(high)}`, percent(high)] : ["0", `${cut}${percent(high)}`];
   const y = rect.y + 33;
   const left = plot.right - widthOf(ends[1], TICK) - 5 - BAR;
-  for (let i = 0; i < BAR; i += 1) {
-    const colour = colourAt((i + 0.5) / BAR, { signed, tables, gamma });
-    add(parent, "rect", { x: left + i, y: y - 9, width: 1.5, height: 10, fill: colour });
-  }
+  add(parent, "image", {
+    x: left,
+    y: y - 9,
+    width: BAR,
+    height: 10,
+    href: scaleImage({ signed, tables, gamma }),
+    preserveAspectRatio: "none",
+  });
   write(parent, left - 5, y, ends[0], { fill: colours.muted, size: TICK, anchor: "end" });
   write(parent, plot.right, y, ends[1], { fill: colours.muted, size: TICK, anchor: "end" });
 }
 
-/** Colour of a share of the scale: evenly along the weights, so that the power shows. */
-function colourAt(share, { signed, tables, gamma }) {
-  if (!signed) return css(tables.sequential, Math.round(255 * share ** gamma));
-  const power = Math.sign(share - 0.5) * Math.abs(2 * share - 1) ** gamma;
-  return css(tables.diverging, Math.round(127.5 + 127.5 * power));
+/** The colour scale from its lower to its upper end: evenly along the weights, so that the power shows. */
+function scaleImage({ signed, tables, gamma }) {
+  const canvas = document.createElement("canvas");
+  const shares = Float32Array.from({ length: BAR }, (_, i) => (i + 0.5) / BAR);
+  const values = signed ? shares.map((share) => 2 * share - 1) : shares;
+  const edges = Float32Array.from({ length: BAR + 1 }, (_, i) => i);
+  const colourOf = signed ? diverging(tables.diverging, 1, gamma) : sequential(tables.sequential, 1, gamma);
+  paint(canvas, values, Float32Array.of(0, 1), edges, colourOf);
+  return canvas.toDataURL();
 }
 
 /** The series above the map along its keys, and to the left along its queries. */

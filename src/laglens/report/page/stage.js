@@ -9,7 +9,7 @@ import { drawProfile } from "./profile.js";
 import { drawSeries } from "./series.js";
 import { drawStrip } from "./strip.js";
 import { centre, mapOf, meanRow, rangeRatio, tokenAt } from "./study.js";
-import { FONT, TICK, wrap, write } from "./svg.js";
+import { add, FONT, TICK, wrap, write } from "./svg.js";
 import { hasVectors } from "./vectors.js";
 
 /** A head with everything that is drawn of it. */
@@ -37,16 +37,20 @@ export function drawStage(stage, subjects, state, tables) {
   const products = subjects.map(hasVectors);
   const rects = layout(width, { maps: shown.length, hasCurve: first.run.curve !== null, aspect, products });
   const scales = difference ? [differenceOf(subjects)] : scalesOf(subjects, state.scale);
+  const fixed = unchanged(stage, { colours, runs: subjects.map(({ run }) => run) });
   stage.replaceChildren();
   stage.setAttribute("font-family", FONT);
-  const panels = { series: drawSeries(stage, rects.series, first, colours) };
+  const panels = {
+    series: fixed("series", rects.series, first.stack, (parent, rect) => drawSeries(parent, rect, first, colours)),
+  };
   panels.maps = shown.map((subject, i) => {
     const tint = i ? colours.b : colours.a;
     return drawMap(stage, rects.maps[i], subject, { ...scales[i], tables, gamma: state.gamma, tint }, colours);
   });
   panels.profile = drawProfile(stage, rects.profile, subjects, { part, range: rangeOf(first, state) }, colours);
   panels.strip = drawStrip(stage, rects.strip, subjects, { part, tables }, colours);
-  if (rects.curve) panels.curve = drawCurve(stage, rects.curve, subjects, colours);
+  if (rects.curve)
+    panels.curve = fixed("curve", rects.curve, null, (parent, rect) => drawCurve(parent, rect, subjects, colours));
   panels.products = subjects.map((subject, i) => {
     const options = { name: titleOf(subjects, subject), order: state.order };
     return drawProducts(stage, rects.products[i], subject, options, colours);
@@ -55,6 +59,24 @@ export function drawStage(stage, subjects, state, tables) {
   stage.setAttribute("viewBox", `0 0 ${Math.round(width)} ${Math.round(height)}`);
   stage.style.aspectRatio = `${Math.round(width)} / ${Math.round(height)}`;
   return { ...panels, subjects, difference, colours };
+}
+
+const drawn = new WeakMap(); // by stage: its panels that are the same for all heads
+
+/** A function that draws a panel, or takes the one that is there if nothing that it shows has changed. */
+function unchanged(stage, { colours, runs }) {
+  if (!drawn.has(stage)) drawn.set(stage, new Map());
+  const known = drawn.get(stage);
+  return (name, rect, stack, draw) => {
+    const shows = [colours, stack, ...runs, ...Object.values(rect)];
+    const before = known.get(name);
+    const same = before && before.shows.length === shows.length && before.shows.every((one, i) => one === shows[i]);
+    if (!same) {
+      const group = add(stage, "g");
+      known.set(name, { shows, group, panel: draw(group, rect) });
+    } else stage.append(before.group);
+    return known.get(name).panel;
+  };
 }
 
 /** Values and scale of each map: one scale for both, or each its own. */

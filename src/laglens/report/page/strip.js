@@ -62,9 +62,28 @@ function listHeads(parent, run, stack, { heads, plot, height }, colours) {
   });
 }
 
+const images = new WeakMap(); // of the profiles seen so far
+
 /** Image of one stack, its first head on top. */
 function stripOf(parent, stack, part, { tables, plot, x, top, height }) {
-  const { lag, ratio, limit } = stack.profiles[part];
+  const profile = stack.profiles[part];
+  if (!images.has(profile)) images.set(profile, imageOf(stack, profile, tables));
+  const { href, from, to } = images.get(profile);
+  const [left, right] = [Math.max(x(from), plot.left), Math.min(x(to), plot.right)];
+  add(parent, "image", {
+    x: left,
+    y: top,
+    width: right - left,
+    height: height * stack.layers.length * stack.heads.length,
+    href,
+    preserveAspectRatio: "none",
+    style: "image-rendering:pixelated",
+    class: "strip",
+  });
+}
+
+/** Address of the image of a stack, and the lags at its ends. */
+function imageOf(stack, { lag, ratio, limit }, tables) {
   const rows = stack.layers.length * stack.heads.length;
   const values = new Float32Array(rows * lag.length);
   for (let row = 0; row < rows; row += 1)
@@ -84,15 +103,5 @@ function stripOf(parent, stack, part, { tables, plot, x, top, height }) {
     columns,
     lit(tables.sequential, doublings),
   );
-  const [left, right] = [Math.max(x(columns[0]), plot.left), Math.min(x(columns.at(-1)), plot.right)];
-  add(parent, "image", {
-    x: left,
-    y: top,
-    width: right - left,
-    height: height * rows,
-    href: canvas.toDataURL(),
-    preserveAspectRatio: "none",
-    style: "image-rendering:pixelated",
-    class: "strip",
-  });
+  return { href: canvas.toDataURL(), from: columns[0], to: columns.at(-1) };
 }
