@@ -2,7 +2,7 @@
 
 False alarms on shuffled waves, which have no memory but values that are not normal, and detections of waves, each
 tested against AR(1) noise of the series' own values and of normal values. A fifth as many waves as shuffled ones, and a
-quarter for random weights. Without weights the shipped models. CPU, one thread; some four minutes for each model.
+quarter for random weights. Without weights the shipped models. CPU, one thread; a minute or two for each model.
 """
 
 from __future__ import annotations

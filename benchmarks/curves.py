@@ -1,7 +1,7 @@
 """Against what a causal lag curve should be read: ``python -m benchmarks.curves [SERIES] [WEIGHTS ...]``.
 
 Waves with overtones of 40 to 100 samples, other ones than `snakemake calibration` has. Without weights the shipped
-models. CPU, one thread; about two minutes for each model.
+models. CPU, one thread; half a minute to two for each model.
 """
 
 from __future__ import annotations

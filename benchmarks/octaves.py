@@ -1,7 +1,7 @@
 """How often the strongest lag is the period itself: ``python -m benchmarks.octaves [SERIES] [WEIGHTS ...]``.
 
 Sines of 24 to 100 samples that were used for nothing else, read in single heads that were chosen on waves with
-overtones. Without weights the shipped models. CPU, one thread; half a minute for each model.
+overtones. Without weights the shipped models. CPU, one thread; half a minute to two for each model.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Waves with overtones of 40 to 100 samples, other ones than `snakemake calibration` has: the width is chosen on these.
 Column `apart`: against controls that keep clear of the comb also where a quarter of a period is less than twice the
-width. Without weights the shipped models. CPU, one thread; about two minutes for each model.
+width. Without weights the shipped models. CPU, one thread; half a minute to two for each model.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> WorkflowCopy:
     with FileLock(f"{shared}.lock"):  # the first worker runs it, the others wait
         if (shared / "done").exists():
             return WorkflowCopy(shared / "finished")
+        shutil.rmtree(shared, ignore_errors=True)  # of a worker whose run failed: this one says why again
         workflow = WorkflowCopy.create(shared / "finished")
         run = workflow.in_forks()
         assert run.returncode == 0, run.stdout

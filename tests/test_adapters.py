@@ -79,7 +79,7 @@ class Study:
             rule=rule,
             input=Files(inputs),
             output=Files(outputs),
-            wildcards=SimpleNamespace(**names),
+            wildcards=Files(names),
             params=Params(spec=spec),
             log="job.log",
             threads=1,

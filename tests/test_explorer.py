@@ -439,6 +439,38 @@ def test_the_address_brings_back_the_whole_view(opened: Callable[..., Page]) -> 
     assert json.loads(opened(first[0]).run(view))[1:] == first[1:]
 
 
+# Each writes the address anew; what a view leaves behind for the next one must not be seen there.
+STEPS = {
+    "other head": "document.querySelectorAll('#grid button')[3].click()",
+    "theme": "document.getElementById('theme').click()",
+    "gamma": "(() => { const at = document.getElementById('gamma'); at.value = 0.8;"
+    " at.dispatchEvent(new Event('input')); })()",
+    "part": "(() => { const at = document.getElementById('part'); at.value = 'history->history';"
+    " at.dispatchEvent(new Event('change')); })()",
+    "pin": "document.querySelectorAll('#grid button')[5]"
+    ".dispatchEvent(new MouseEvent('click', { shiftKey: true, bubbles: true }))",
+    "difference": "document.querySelector('[data-scale=difference]').click()",
+    "other signal": "(() => { const at = document.getElementById('signal'); at.value = 'other';"
+    " at.dispatchEvent(new Event('change')); })()",
+    "no difference": "document.querySelector('[data-scale=own]').click()",
+    "first head": "document.querySelectorAll('#grid button')[0].click()",
+    "light": "document.getElementById('theme').click()",
+}
+
+
+def test_after_any_change_the_stage_is_that_of_a_fresh_page(opened: Callable[..., Page]) -> None:
+    page, stage = opened(), "document.getElementById('stage').innerHTML"
+    seen = [page.run(stage)]
+    for name, step in STEPS.items():
+        before = page.run("location.hash")
+        page.run(step)
+        page.until(f"location.hash !== {json.dumps(before)}")
+        page.until("document.documentElement.dataset.ready === 'yes'")
+        seen.append(page.run(stage))
+        assert opened(page.run("location.hash")).run(stage) == seen[-1], name
+    assert len(set(seen)) == len(seen)
+
+
 HOSTILE = [
     "q=NaN&lag=NaN&g=NaN&l=NaN&h=NaN", "q=-1&l=-1&h=-5&b=-3.-1", "q=1.5&l=0.5&h=1e0&b=1.5.2.5", "q=1e99&lag=1e99&l=999999999&g=1e9",
     "m=__proto__&s=constructor&k=__proto__&p=toString&t=valueOf&v=__proto__&d=x", "c=__proto__.wave.encoder.0.0", "c=....", "b=9.2",

@@ -18,14 +18,14 @@ from laglens.time.series import series_into
 SERIES, CONTROLS, LAGS = 60, 19, 4.0 * np.arange(1, 13)
 
 
-def ratios(planted: dict[int, int], *, seed: int = 0, gain: float = 1.0) -> xr.DataTree:
+def ratios(planted: dict[int, int], *, seed: int = 0, gain: float = 1.0, controls: int = CONTROLS) -> xr.DataTree:
     """Profiles of noise, but in series k with a peak at lag number ``planted[k]`` in head 1 of the second layer.
 
     Each series has a level and a spread of its own, as memory gives it.
     """
     rng = np.random.default_rng(seed)
     spread = rng.uniform(0.02, 0.2, (SERIES, 1, 1, 1))
-    logs = np.log(2) + spread * rng.normal(size=(1 + CONTROLS, SERIES, 2, 3, len(LAGS)))
+    logs = np.log(2) + spread * rng.normal(size=(1 + controls, SERIES, 2, 3, len(LAGS)))
     for series, lag in planted.items():
         logs[0, series, 1, 1, lag] += 24 * gain * spread[series, 0, 0, 0]
     coords = {"layer": [0, 1], "head": [0, 1, 2], "lag": LAGS}
@@ -65,15 +65,15 @@ def test_the_statistic_is_the_largest_score_against_the_series_own_controls() ->
     expected = (logs[0] - logs[1:].mean(0)) / np.maximum(spread, floor)
     tested = judge_series(tree)
     np.testing.assert_allclose(node_of(tested)["z"], expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(tested["statistic"], expected.mean((1, 2)).max(-1), rtol=1e-5)
+    np.testing.assert_allclose(tested["score"], expected.mean((1, 2)).max(-1), rtol=1e-5)
     null = np.empty((CONTROLS, SERIES))
     for r in range(CONTROLS):
         others = np.delete(logs[1:], r, 0)
         z = (logs[1 + r] - others.mean(0)) / np.maximum(others.std(0, ddof=1), floor)
         null[r] = z.mean((1, 2)).max(-1)
-    own = (1 + (null >= tested["statistic"].values).sum(0)) / (1 + CONTROLS)
+    own = (1 + (null >= tested["score"].values).sum(0)) / (1 + CONTROLS)
     np.testing.assert_allclose(tested["p"], own)
-    pooled = [(1 + (null >= one).sum()) / (1 + null.size) for one in tested["statistic"].values]
+    pooled = [(1 + (null >= one).sum()) / (1 + null.size) for one in tested["score"].values]
     np.testing.assert_allclose(tested["p_pooled"], pooled)
 
 
@@ -87,13 +87,44 @@ def test_noise_alone_is_seldom_above() -> None:
     assert (pooled <= 0.01).mean() < 0.013
 
 
+def test_one_series_among_many_stands_out_if_there_are_controls_enough() -> None:
+    few, enough = judge_series(ratios({3: 5})), judge_series(ratios({3: 5}, controls=39))
+    assert not few["above"].any() and few["q"].min() > 0.05
+    assert list(np.flatnonzero(enough["above"])) == [3]
+    said = said_of_series(series_table(few, panel(), history=64))
+    assert "0 of 60" in said and "q of one series alone is 0.053 at least; raise lags.series_controls" in said
+    assert said_of_series(series_table(enough, panel(), history=64)).startswith("1 of 60 series show a lag")
+
+
+def with_ratio(tree: xr.DataTree, ratio: np.ndarray) -> xr.DataTree:
+    node = node_of(tree)
+    return xr.DataTree.from_dict({"/": tree.to_dataset(), "/encoder": node.assign(ratio=(node["ratio"].dims, ratio))})
+
+
+def test_heads_that_never_look_at_a_lag_do_not_decide() -> None:
+    tree = ratios({3: 5}, controls=39)
+    ratio = node_of(tree)["ratio"].values.copy()
+    ratio[:, :, 0, 0] = 0.0  # stored as float16, as sharp heads are
+    ratio[0, 7, 0, 0, 2] = 1e-6
+    tested = judge_series(with_ratio(tree, ratio))
+    assert np.isfinite(tested["score"]).all() and list(np.flatnonzero(tested["above"])) == [3]
+    table = series_table(judge_series(with_ratio(tree, 0 * ratio)), panel(), history=64)
+    assert table["ratio_to_control"].isna().all() and not table["above"].any()
+
+
+def test_pieces_of_one_series_are_told_apart() -> None:
+    cut = panel().assign_coords(series_name=("sample", ["north"] * SERIES), start=("sample", 64 * np.arange(SERIES)))
+    table = series_table(judge_series(ratios({3: 5}, controls=39)), cut, history=64)
+    assert table["start"][0] == 3 * 64 and sorted(table["start"]) == list(64 * np.arange(SERIES))
+
+
 def test_too_few_controls_and_no_stack_are_said() -> None:
     with pytest.raises(LaglensError, match=r"2 controls of each series are too few; raise lags\.series_controls"):
         judge_series(ratios({}).map_over_datasets(lambda node: node.isel(replicate=slice(3), missing_dims="ignore")))
     nothing = xr.DataTree(xr.Dataset(attrs={"left_out": {"encoder": "it has one token"}}))
     table = series_table(judge_series(nothing), panel(), history=64)
     assert set(table["reason"]) == {"stack 'encoder': it has one token"} and not table["above"].any()
-    assert len(table) == SERIES and table["lag"].isna().all()
+    assert len(table) == SERIES and table[["lag", "layer", "head"]].isna().all(axis=None)
 
 
 @pytest.mark.parametrize("batch", [1, 5])

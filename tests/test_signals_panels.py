@@ -131,6 +131,26 @@ def test_a_wrong_panel_is_refused_in_one_line(table: pd.DataFrame, spec: dict, m
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("begins", "step", "same"), [(0, 0.1, True), (5.0, 0.1, True), (0, 0.5, False)])
+@pytest.mark.parametrize("unit", [None, "hours"])
+def test_numbers_as_times_have_one_step(begins: float, step: float, same: bool, unit: str | None) -> None:
+    times = np.r_[0.1 * np.arange(40), begins + step * np.arange(40)]
+    table = pd.DataFrame({"id": ["a"] * 40 + ["b"] * 40, "t": times, "GW": np.sin(times)})
+    if same:
+        assert own(table, series="id", column="GW", time="t", time_unit=unit).sizes["sample"] == 2
+    else:
+        with pytest.raises(LaglensError, match=r"'b' has one value every 0\.5 \w+, 'a' one every 0\.1"):
+            own(table, series="id", column="GW", time="t", time_unit=unit)
+
+
+def test_pieces_and_generated_samples_have_as_many_windows_as_are_asked_for() -> None:
+    pieces = own(long(), series="id", column="GW", window=20, stride=1)
+    assert pieces.sizes["sample"] == 63
+    assert windows(pieces.value, 10, 2, n=5, per_series=3).sizes["sample"] == 5
+    unnamed = pieces.drop_vars("series_name").value
+    assert windows(unnamed, 10, 2, n=5, per_series=3).sizes["sample"] == 5
+
+
 def test_every_series_has_its_windows_with_its_name() -> None:
     panel = own(long(), series="id", column="GW", time="when")
     cut = windows(panel.value, history=10, horizon=2, n=2, per_series=2)

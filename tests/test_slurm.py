@@ -134,7 +134,7 @@ class Submitted:
 
     def finish(self, code: int = 0) -> str:
         try:
-            self.running.wait(400)
+            self.running.wait(1200)
         finally:
             self.stop()
         said = self.said.read_text(errors="replace")

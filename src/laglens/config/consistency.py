@@ -31,11 +31,6 @@ def problems(study: Study) -> Iterator[str]:
             f"figures.window: there is no window {study.figures.window}; attention.windows is "
             f"{study.attention.windows} and windows are counted from 0"
         )
-    if study.lags.series_controls > study.lags.controls:
-        yield (
-            f"lags.series_controls: {study.lags.series_controls} of {study.lags.controls} controls is more than there "
-            "are; lower it, or raise lags.controls"
-        )
     if not named:
         yield from _foreign_comparisons(study)
         yield from _unfit_distributions(study)

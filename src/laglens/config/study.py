@@ -53,7 +53,7 @@ class Attention(Section):
 
     windows: PositiveInt = Field(16, description="windows of each signal that are shown to the model")
     windows_per_series: PositiveInt = Field(
-        1, description="at least so many of every series of a signal that has several, even if these are more"
+        1, description="at least so many of every series of a panel, even if these are more than `windows`"
     )
     store: Literal["auto", "tokens", "time"] = Field(
         "auto",
@@ -100,7 +100,10 @@ class Lags(Section):
     permutations: int = Field(999, ge=99, description="permutations of their periods; the smallest p is 1 / (n + 1)")
     noises: int = Field(100, ge=20, description="white noise series that profiles on these waves are compared with")
     series_controls: int = Field(
-        19, ge=9, description="of these, how many every series of a panel is compared with on its own"
+        39,
+        ge=9,
+        description="of `controls`, how many at most every series of a panel is compared with on its own; with 19 or "
+        "fewer one series alone cannot stand out at 5 %",
     )
     stretch: bool = Field(
         False,

@@ -183,13 +183,15 @@ class _NormReader:
 
     def read(self, call: AttentionCall) -> Reading | None:
         """Read one call; one without its values has no norms."""
+        lead = call.rows[:-1]  # batch and heads, which some models fold together
+        heads = lead[-1] if len(lead) > 1 else lead[0] // self.samples
         if call.value is None or (call.query is not None and call.value.dim() != 4):
-            lead = call.rows[:-1]  # batch and heads, which some models fold together
-            heads = lead[-1] if len(lead) > 1 else lead[0] // self.samples
             nothing = np.full((self.samples, heads), np.nan)
             self.norms.setdefault(call.module, []).append((call.shape[0], dict.fromkeys(NORMS, nothing)))
             return None
         weights, value = weights_and_values(call, self.samples, causal=call.module in self.causal)
+        if heads == 1 < value.shape[1]:  # one map for all heads: what they write together
+            weights, value = weights[:, :1], value.transpose(1, 2).flatten(2)[:, None]
         norms = self._of(call.module, weights, value.to(weights.dtype))
         self.norms.setdefault(call.module, []).append((weights.shape[-2], norms))
         return None

@@ -23,16 +23,18 @@ from laglens.lags.units import in_time
 
 Array = NDArray[np.float64]
 DIMS = ("sample", "layer", "head", "lag")
+LEAST = 1e-3  # of the spread of log ratios: a change by a thousandth of uniform attention is nothing
 COLUMNS = {
     "series": "object",
+    "start": "int64",
     "above": "bool",
     "lag": "float64",
     "lag_time": "float64",
     "time_unit": "object",
     "score": "float64",
     "stack": "object",
-    "layer": "int64",
-    "head": "int64",
+    "layer": "Int64",
+    "head": "Int64",
     "part": "object",
     "ratio": "float64",
     "control_mean": "float64",
@@ -141,7 +143,7 @@ def judge_series(ratios: xr.DataTree, names: Sequence[str] | None = None, *, con
     Returns
     -------
     xr.DataTree
-        Root, ``(sample)``: ``statistic``, ``p``, ``p_pooled``, ``q``, ``above``. One node per stack,
+        Root, ``(sample)``: ``score``, ``p``, ``p_pooled``, ``q``, ``above``. One node per stack,
         ``(sample, layer, head, lag)``: ``ratio`` to uniform attention, ``control_mean`` and ``z``; ``score (sample,
         lag)``, the mean of z over heads.
 
@@ -182,7 +184,7 @@ def _standardised(ratio: NDArray) -> tuple[Array, Array]:
     logs = log_ratio(ratio)
     controls = logs[1:]
     spread = controls.std(0, ddof=1)
-    floor = np.maximum(np.median(spread, -1, keepdims=True), rounding(controls))
+    floor = np.maximum(np.median(spread, -1, keepdims=True), np.maximum(rounding(controls), LEAST))
     return (logs[0] - controls.mean(0)) / np.maximum(spread, floor), leave_one_out_z(controls, floor)
 
 
@@ -193,7 +195,7 @@ def _p_values(statistic: Array, confidence: float) -> dict[str, tuple[str, NDArr
     at_least = pool.size - np.searchsorted(pool, observed, side="left")
     pooled = (1 + at_least) / (1 + pool.size)
     found = {
-        "statistic": observed,
+        "score": observed,
         "p": (1 + (controls >= observed).sum(0)) / (1 + len(controls)),
         "p_pooled": pooled,
         "q": false_discovery_rate(pooled),
@@ -219,15 +221,18 @@ def series_table(tested: xr.DataTree, signal: xr.Dataset, history: int, n_window
     Returns
     -------
     pd.DataFrame
-        Series that are ``above`` first, then by ``q`` and ``score``; columns as in docs/lags.md. Where no stack reads
+        Series that are ``above`` first, then by ``q`` and ``score``; columns as in docs/lags.md. A series that was cut
+        has a row for each piece, told apart by its ``start``. Where no stack reads
         the history for the forecast there are names and the ``reason`` alone.
     """
     value = signal["value"].transpose("sample", "time")
     root, rows = tested.to_dataset(), []
     places = _strongest(tested, value.sizes["sample"]) if tested.children else []
+    starts = signal["start"].values if "start" in signal.coords else np.zeros(value.sizes["sample"], int)
     why = "; ".join(f"stack '{name}': {reason}" for name, reason in tested.attrs.get("left_out", {}).items())
     for k, name in enumerate(series_names(signal)):
-        row: dict[str, Any] = {"series": name, "n_windows": n_windows, "reason": "" if places else why}
+        row: dict[str, Any] = {"series": name, "start": int(starts[k]), "n_windows": n_windows}
+        row["reason"] = "" if places else why
         if places:
             row |= places[k] | {key: root[key].values[k] for key in ("p", "p_pooled", "q", "above")}
             row |= {key: tested.attrs[key] for key in ("n_controls", "smallest_p")} | in_time(row["lag"], signal.attrs)
@@ -244,7 +249,10 @@ def series_table(tested: xr.DataTree, signal: xr.Dataset, history: int, n_window
 def said_of_series(table: pd.DataFrame) -> str:
     """How many series stand out from noise, and at which lags most of them do."""
     above = table[table["above"]]
-    text = f"{len(above)} of {len(table)} series show a lag that noise like them does not"
+    n, alone = len(table), len(table) / (1 + len(table) * table["n_controls"].max())
+    text = f"{len(above)} of {n} series show a lag that noise like them does not"
+    if alone > 0.05:
+        text += f" (with so few controls q of one series alone is {alone:.3f} at least; raise lags.series_controls)"
     if above.empty:
         return text
     counts = above["lag"].value_counts().head(3)
@@ -264,7 +272,8 @@ def _strongest(tested: xr.DataTree, n_series: int) -> list[dict[str, Any]]:
                 here = {key: float(node[key].values[k, layer, head, lag]) for key in ("ratio", "control_mean", "z")}
                 place = {"layer": int(node["layer"][layer]), "head": int(node["head"][head]), "stack": name}
                 best[k] = here | place | {"score": float(score[lag]), "lag": float(node["lag"][lag])}
-                best[k] |= {"part": node.attrs["part"], "ratio_to_control": here["ratio"] / here["control_mean"]}
+                shown = here["ratio"] / here["control_mean"] if here["control_mean"] > 0 else np.nan
+                best[k] |= {"part": node.attrs["part"], "ratio_to_control": shown}
     return best
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from laglens.attention.weights import attention_weights
 from laglens.models.forecaster import ScaledForecaster
 
 WATCHED = 8  # windows
@@ -60,22 +60,28 @@ class _Entropies(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention and self._name:
-            self._add(_weights(*args, **kwargs))
+            self._add(*_of_call(*args, **kwargs))
         elif func is multi_head_attention_forward and self._name:
             output, weights = func(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})
             if weights is not None:
-                self._add(weights)
+                hidden = kwargs.get("attn_mask")
+                self._add(weights, ~hidden if hidden is not None and hidden.dtype == torch.bool else hidden)
             return output, None
         return func(*args, **kwargs)
 
-    def _add(self, weights: Tensor) -> None:
-        """Entropy of every row over the logarithm of the number of keys it sees."""
+    def _add(self, weights: Tensor, mask: Tensor | None) -> None:
+        """Entropy of every row over the logarithm of the number of keys it may see; weights may underflow to 0."""
         weights = weights.detach().double()
-        seen = (weights > 0).sum(-1)
+        if mask is None:
+            mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=weights.device)
+        elif mask.dtype != torch.bool:
+            mask = mask > torch.finfo(mask.dtype).min / 2
+        seen = mask.sum(-1)
+        seen = seen.reshape(weights.shape[:-1]) if seen.dim() > 1 else seen.expand(weights.shape[:-1])
         self.found[self._name].append((torch.special.entr(weights).sum(-1) / seen.log())[seen > 1])
 
 
-def _weights(
+def _of_call(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -84,15 +90,14 @@ def _weights(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Tensor:
-    """Weights of a call of ``scaled_dot_product_attention``, ``(..., query, key)``."""
-    scores = query.detach() @ key.detach().mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None:
-        hidden = torch.zeros_like(scores)
-        scores = scores + (hidden.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else attn_mask)
-    return scores.double().softmax(-1)
+) -> tuple[Tensor, Tensor | None]:
+    """Weights of a call of ``scaled_dot_product_attention``, ``(..., query, key)``, and which keys a query may see."""
+    query, key = query.detach(), key.detach()
+    weights = attention_weights(query, key, attn_mask, is_causal, scale)
+    visible = torch.ones(weights.shape[-2:], dtype=torch.bool, device=query.device).tril() if is_causal else attn_mask
+    if visible is not None and visible.dim() > 2:
+        visible = visible.expand(weights.shape)
+    return weights, visible
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from laglens.errors import LaglensError
 SECONDS = {"weeks": 604_800, "days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
 MONTHS = {"years": 12, "quarters": 3, "months": 1}
 
+TOLERANCE = 1e-3  # of the step, within which times are even and two steps the same
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -28,12 +30,15 @@ class Clock:
         The grid has one time every `step` `unit`.
     dates
         ``(grid,)``, or None if the column holds numbers.
+    spacing
+        Of numbers, the distance of two times of the grid as the column has them.
     """
 
     position: NDArray[np.int64]
     step: float
     unit: str
     dates: NDArray[np.datetime64] | None = None
+    spacing: float | None = None
 
 
 def read_clock(column: pd.Series, where: str, unit: str | None = None) -> Clock:
@@ -56,7 +61,7 @@ def read_clock(column: pd.Series, where: str, unit: str | None = None) -> Clock:
     """
     if pd.api.types.is_numeric_dtype(column):
         position, step = _places(column.to_numpy(dtype=np.float64), column, where, str)
-        return Clock(position, step, unit) if unit else Clock(position, 1.0, "samples")
+        return Clock(position, step if unit else 1.0, unit or "samples", spacing=step)
     dates = _dates(column, where)
     calendar = _calendar(dates)
     if calendar is not None:
@@ -124,7 +129,7 @@ def _places(
         )
     step = float(np.sort(steps)[len(steps) // 2])
     multiples = steps / step
-    uneven = np.flatnonzero(np.abs(multiples - np.round(multiples)) > 1e-3)
+    uneven = np.flatnonzero(np.abs(multiples - np.round(multiples)) > TOLERANCE)
     if len(uneven):
         row = int(uneven[0]) + 1
         raise LaglensError(

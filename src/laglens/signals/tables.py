@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from laglens.config.messages import nearest, one_line
 from laglens.config.signals import EVERY, OwnTable
 from laglens.errors import LaglensError
-from laglens.signals.clock import Clock, read_clock
+from laglens.signals.clock import TOLERANCE, Clock, read_clock
 from laglens.signals.labelled import labelled, more
 
 
@@ -121,12 +121,18 @@ def _of_names(spec: OwnTable, table: pd.DataFrame, column: str, name: str) -> It
 def _same_step(series: Sequence[_Series], name: str) -> None:
     first = series[0]
     for one in series[1:]:
-        if (one.clock.step, one.clock.unit) != (first.clock.step, first.clock.unit):
+        (own, unit), (step, shared) = _spacing(one.clock), _spacing(first.clock)
+        if unit != shared or not np.isclose(own, step, rtol=TOLERANCE, atol=0):
             raise LaglensError(
-                f"signal '{name}': series '{one.name}' has one value every {one.clock.step:g} {one.clock.unit}, "
-                f"'{first.name}' one every {first.clock.step:g} {first.clock.unit}; one signal has one time step, so "
+                f"signal '{name}': series '{one.name}' has one value every {own:g} {unit}, "
+                f"'{first.name}' one every {step:g} {shared}; one signal has one time step, so "
                 "make two signals of them, or resample"
             )
+
+
+def _spacing(clock: Clock) -> tuple[float, str]:
+    """Distance of two times, and its unit; of numbers as the column has them."""
+    return (clock.step, clock.unit) if clock.spacing is None else (clock.spacing, clock.unit)
 
 
 def _same_length(series: Sequence[_Series], spec: OwnTable, name: str) -> int:

@@ -27,7 +27,8 @@ def windows(
     n
         Windows wanted; fewer are returned where there are no more.
     per_series
-        At least so many of every sample, even if these are more than `n`.
+        Of a panel, whose samples have a ``series_name`` each: at least so many of every one, even if these are more
+        than `n`. Pieces of one series share a name; of them `n` is enough.
     channels
         Series that enter the model together: the samples of the signal.
 
@@ -59,7 +60,8 @@ def windows(
         )
     n_starts = length - history + 1
     together = channels > 1
-    n = max(n, per_series * (1 if together else n_samples))
+    if "series_name" in value.coords and len(np.unique(value["series_name"].values.astype(str))) == n_samples:
+        n = max(n, per_series * (1 if together else n_samples))
     i = np.arange(min(n, n_starts if together else n_samples * n_starts))
     # Each start is used by at most n_samples neighbouring windows, so that no window comes twice.
     start, sample = i * n_starts // len(i), np.arange(n_samples) if together else i % n_samples

@@ -9,6 +9,7 @@ import { add, axis, fit, LABEL, linear, TICK, widthOf, write } from "./svg.js";
 const MARGIN = 34;
 const BAR = 70; // pixels of the colour scale
 const TOP_SHARE = 0.995;
+const MOST_IMAGES = 400;
 
 const ends = new WeakMap(); // of the stacks seen so far, by head: sorting a large map takes longer than drawing it
 
@@ -30,6 +31,7 @@ function imageOf({ stack, layer, head, map }, { high, tables, gamma }) {
   if (images.get(stack)?.gamma !== gamma) images.set(stack, { gamma, known: new Map() });
   const { known } = images.get(stack);
   const name = `${layer} ${head} ${high}`;
+  if (known.size > MOST_IMAGES) known.clear(); // each pair of heads on a common scale has images of its own
   if (!known.has(name)) known.set(name, painted(stack, map, sequential(tables.sequential, high, gamma)));
   return known.get(name);
 }
