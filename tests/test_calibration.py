@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from models import tiny
 
 import laglens
 from laglens.calibration.ablation import pair_series, remove_periods, unrelated_pairs
@@ -97,6 +98,12 @@ def test_single_heads_are_chosen_apart_from_what_is_tested(model):
     assert not np.array_equal(
         drawn(0, "harmonic", "choosing").normal(size=9), drawn(0, "harmonic", "testing").normal(size=9)
     )
+
+
+def test_a_history_too_short_for_combs_has_heads_chosen_by_their_lag():
+    heads, white = choose_heads(tiny("numeric"), seed=0)
+    assert heads["at_multiple"].sum() == heads["at_period"].sum() == 1
+    assert white.shape[1] == len(heads["all"])
 
 
 def test_excess_is_in_standard_deviations_of_the_null():

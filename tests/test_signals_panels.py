@@ -155,6 +155,8 @@ def test_every_series_has_its_windows_with_its_name() -> None:
     panel = own(long(), series="id", column="GW", time="when")
     cut = windows(panel.value, history=10, horizon=2, n=2, per_series=2)
     assert list(cut.series_name.values) == NAMES * 2
+    stored = panel.assign_coords(series_name=("sample", np.array(NAMES, dtype=np.dtypes.StringDType())))
+    assert windows(stored.value, history=10, horizon=2, n=2, per_series=2).sizes == cut.sizes  # as a store gives them
     np.testing.assert_array_equal(np.bincount(cut.signal_sample), [2, 2, 2])
     assert len({(int(s), int(t)) for s, t in zip(cut.signal_sample, cut.start, strict=True)}) == 6
     assert windows(panel.value, 10, 2, 7, per_series=2).sizes["sample"] == 7

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -216,7 +217,7 @@ def _beside(weights: Tensor, factor: Tensor, values: Tensor, terms: tuple[str, s
             values = values if letter in of_values else values.unsqueeze(place)
     if values.dim() > factor.dim() or values.shape[-2] != factor.shape[-1]:
         return None
-    values = values.expand(*torch.broadcast_shapes(factor.shape[:-2], values.shape[:-2]), *values.shape[-2:])
+    values = values.expand(*np.broadcast_shapes(factor.shape[:-2], values.shape[:-2]), *values.shape[-2:])
     if weights.shape == factor.shape:
         return values
     if values.shape[:-2].numel() != weights.shape[:-2].numel():

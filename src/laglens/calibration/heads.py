@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from laglens.calibration.detection import Array, excess, log_profiles, near_multiple
 from laglens.calibration.series import drawn, noise_series, wave_series
+from laglens.errors import LaglensError
 from laglens.lags.comb_tests import swap_test
 from laglens.lags.tracking import candidate_combs
 from laglens.models.forecaster import Forecaster
@@ -62,10 +63,14 @@ def choose_heads(model: Forecaster, *, seed: int, device: torch.device | str = "
 
 def _comb_and_lag(profiles: Array, white: Array, lag: Array, step: float) -> tuple[Array, Array]:
     """Largest comb over the 95 % point of that of white noise, and the strongest lag: both (series, head)."""
-    _, combs = candidate_combs(lag, step)
+    strongest = lag[excess(profiles, white).argmax(-1)]
+    try:
+        _, combs = candidate_combs(lag, step)
+    except LaglensError:  # a history too short for any comb: the strongest lag decides alone
+        return np.full(profiles.shape[:2], np.inf), strongest
     contrast, null = profiles @ combs.T, white @ combs.T
     limit = np.quantile(excess(null, null).max(-1), 1 - LEVEL, axis=0)
-    return excess(contrast, null).max(-1) / limit, lag[excess(profiles, white).argmax(-1)]
+    return excess(contrast, null).max(-1) / limit, strongest
 
 
 def following_heads(model: Forecaster, *, seed: int, device: torch.device | str = "cpu") -> NDArray[np.int64]:

@@ -60,7 +60,7 @@ def windows(
         )
     n_starts = length - history + 1
     together = channels > 1
-    if "series_name" in value.coords and len(np.unique(value["series_name"].values.astype(str))) == n_samples:
+    if "series_name" in value.coords and len({str(name) for name in value["series_name"].values}) == n_samples:
         n = max(n, per_series * (1 if together else n_samples))
     i = np.arange(min(n, n_starts if together else n_samples * n_starts))
     # Each start is used by at most n_samples neighbouring windows, so that no window comes twice.
