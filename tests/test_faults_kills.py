@@ -45,6 +45,7 @@ TARGETS = [
     "results/figures/pairs/wave/alignment.png",
     "results/heads/once/wave.cls.csv",
     "results/heads/pairs/wave.alignment.csv",
+    "results/lags/once/table.series.csv",
     "results/lags/once/wave.stretched.zarr.zip",
     "results/models/here.safetensors",
     "results/models/numeric_small.safetensors",
