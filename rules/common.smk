@@ -245,13 +245,13 @@ def figure(path):
     return [f"results/figures/{path}.{suffix}" for suffix in FORMATS]
 
 
-def of_runs(path, models=None):
+def of_runs(path, models=None, signals=None):
     """Input: a result of every run, sorted: the order of a config is no reason to run anything again."""
-    pairs = (
-        pair for pair in sorted(STUDY.pairs) if models is None or pair[0] in models
-    )
     return [
-        f"results/{path}".format(model=model, signal=signal) for model, signal in pairs
+        f"results/{path}".format(model=model, signal=signal)
+        for model, signal in sorted(STUDY.pairs)
+        if models is None or model in models
+        if signals is None or signal in signals
     ]
 
 

@@ -41,6 +41,7 @@ rule summarise:
         lags=of_runs("lags/{model}/{signal}.zarr.zip"),
         verdicts=of_runs("lags/{model}/{signal}.verdicts.csv", FORECASTING),
         cuts=of_runs("attribution/{model}/{signal}.knock_out.csv", FORECASTING),
+        series=of_runs("lags/{model}/{signal}.series.csv", FORECASTING, PANELS),
     output:
         table=in_front("results/summary.csv", "all verdicts as a table"),
         page=in_front("results/summary.html", "summary"),

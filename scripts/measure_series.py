@@ -21,7 +21,7 @@ with job() as snakemake:
         n, ratios.left_out["all"] = 0, f"the model takes {model.channels} series together, so none has its own maps"
     tested = judge_series(ratios.tree, series_names(signal), confidence=spec["confidence"])
     table = series_table(tested, signal, model.history, n)
-    logger.info("%s", said_of_series(table))
+    logger.info("%s", said_of_series(table, confidence=spec["confidence"]))
     tested.attrs |= {"model": card, "signal": signal.attrs, "spec": spec, "versions": spec["versions"]}
     write_tree(tested, snakemake.output.series)
     write_table(table, snakemake.output.table)

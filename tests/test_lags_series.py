@@ -92,6 +92,7 @@ def test_one_series_among_many_stands_out_if_there_are_controls_enough() -> None
     assert not few["above"].any() and few["q"].min() > 0.05
     assert list(np.flatnonzero(enough["above"])) == [3]
     said = said_of_series(series_table(few, panel(), history=64))
+    assert "q of one" not in said_of_series(series_table(few, panel(), history=64), confidence=0.9)
     assert "0 of 60" in said and "q of one series alone is 0.053 at least; raise lags.series_controls" in said
     assert said_of_series(series_table(enough, panel(), history=64)).startswith("1 of 60 series show a lag")
 

@@ -22,7 +22,7 @@ from laglens.report.packing import ERRORS, LOWEST, Pack, decode_log8, encode
 from laglens.report.paths import by_run
 from laglens.report.pooling import pool, pool_edges, pooling
 from laglens.report.run import explorer_run
-from laglens.report.summary import FOLLOW, NEED, Asked, summary_table
+from laglens.report.summary import FOLLOW, NEED, SHOW, Asked, summary_table
 from laglens.report.summary_page import summary_page
 from laglens.store import read_tree, write_table
 
@@ -218,6 +218,23 @@ def test_a_grid_is_one_question_and_a_model_without_a_forecast_has_no_verdict() 
     assert "heads follow any period of a grid" in page and "does not forecast" in page
     with pytest.raises(LaglensError, match="no run"):
         summary_table([])
+
+
+def test_a_panel_says_how_many_of_its_series_show_a_lag() -> None:
+    def asked(above: list[bool], reason: str = "") -> Asked:
+        series = pd.DataFrame({"above": above, "lag": [7.0, 24.0, 24.0], "q": [0.01, 0.02, 0.3], "reason": reason})
+        return Asked("m", "sites", HOURS, judged(5, ["supported"]), series=series)
+
+    runs = [asked([True, True, True]), asked([False] * 3), asked([False] * 3, "no stack reads the history")]
+    table = summary_table(runs)
+    rows = table[table["question"] == SHOW]
+    assert rows["verdict"].tolist() == ["supported", "not supported", "not testable"]
+    assert rows["number"].fillna(-1).tolist() == [3, 0, -1] and set(rows["unit"]) == {"of 3 series"}
+    assert rows["period"].fillna(-1).tolist() == [24, -1, -1]
+    assert "smallest q is 0.01" in rows["reason"].iloc[1] and rows["reason"].iloc[2] == "no stack reads the history"
+    page = summary_page(table)
+    assert "series show a lag, most often 12 hours" in page and "3 of 3 series" in page and SHOW.capitalize() in page
+    assert SHOW not in summary_page(summary_table([Asked("m", "one", HOURS, judged(5, ["supported"]))])).lower()
 
 
 def test_a_run_begins_with_what_it_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

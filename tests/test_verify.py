@@ -188,6 +188,9 @@ def test_an_input_that_is_not_what_its_rule_made_is_refused(made: Path) -> None:
     flip(Path(MADE))
     with pytest.raises(LaglensError, match=f"{MADE}: damaged.*snakemake --force {MADE}"):
         digests_of_inputs([MADE])
+    record_path(MADE).write_text("{")
+    with pytest.raises(LaglensError, match=f"{MADE}: .*record is damaged.*snakemake --force {MADE}"):
+        digests_of_inputs([MADE])
 
 
 def test_what_lies_elsewhere_has_no_record(made: Path) -> None:

@@ -44,11 +44,13 @@ def choose_heads(model: Forecaster, *, seed: int, device: torch.device | str = "
     white, lag, step = log_profiles(
         model, noise_series("white", CHOOSING, length, drawn(seed, "white", "choosing")), device=device
     )
+    combs = _combs_and_limit(white, lag, step)
     places: dict[str, list[Array]] = {"at_multiple": [], "at_period": []}
     for kind in CHOSEN_ON:
         waves, periods = wave_series(kind, CHOOSING, length, drawn(seed, kind, "choosing"))
         profiles, _, _ = log_profiles(model, waves, device=device)
-        comb, top = _comb_and_lag(profiles, white, lag, step)
+        top = lag[excess(profiles, white).argmax(-1)]
+        comb = _comb(profiles, *combs) if combs else np.full(top.shape, np.inf)  # no combs: the lag decides alone
         at_period = (np.abs(top[..., None] - periods[:, None]) <= step).any(-1)
         at_multiple = near_multiple(top, np.repeat(periods[:, None], top.shape[1], 1), step)
         # The size of the comb decides only between heads that are right equally often.
@@ -61,16 +63,19 @@ def choose_heads(model: Forecaster, *, seed: int, device: torch.device | str = "
     return {"all": number >= 0, "following": following} | chosen, white
 
 
-def _comb_and_lag(profiles: Array, white: Array, lag: Array, step: float) -> tuple[Array, Array]:
-    """Largest comb over the 95 % point of that of white noise, and the strongest lag: both (series, head)."""
-    strongest = lag[excess(profiles, white).argmax(-1)]
+def _combs_and_limit(white: Array, lag: Array, step: float) -> tuple[Array, Array, Array] | None:
+    """Combs (lag, comb), those of white noise, and the 95 % point of its largest by head; None: history too short."""
     try:
         _, combs = candidate_combs(lag, step)
-    except LaglensError:  # a history too short for any comb: the strongest lag decides alone
-        return np.full(profiles.shape[:2], np.inf), strongest
-    contrast, null = profiles @ combs.T, white @ combs.T
-    limit = np.quantile(excess(null, null).max(-1), 1 - LEVEL, axis=0)
-    return excess(contrast, null).max(-1) / limit, strongest
+    except LaglensError:
+        return None
+    null = white @ combs.T
+    return combs.T, null, np.quantile(excess(null, null).max(-1), 1 - LEVEL, axis=0)
+
+
+def _comb(profiles: Array, combs: Array, null: Array, limit: Array) -> Array:
+    """Largest comb over the 95 % point of that of white noise, (series, head)."""
+    return excess(profiles @ combs, null).max(-1) / limit
 
 
 def following_heads(model: Forecaster, *, seed: int, device: torch.device | str = "cpu") -> NDArray[np.int64]:

@@ -246,12 +246,12 @@ def series_table(tested: xr.DataTree, signal: xr.Dataset, history: int, n_window
     return table.loc[order.index].reset_index(drop=True)
 
 
-def said_of_series(table: pd.DataFrame) -> str:
-    """How many series stand out from noise, and at which lags most of them do."""
+def said_of_series(table: pd.DataFrame, *, confidence: float = 0.95) -> str:
+    """How many series stand out from noise, and at which lags most of them do; `confidence` as in `judge_series`."""
     above = table[table["above"]]
     n, alone = len(table), len(table) / (1 + len(table) * table["n_controls"].max())
     text = f"{len(above)} of {n} series show a lag that noise like them does not"
-    if alone > 0.05:
+    if alone > 1 - confidence:
         text += f" (with so few controls q of one series alone is {alone:.3f} at least; raise lags.series_controls)"
     if above.empty:
         return text

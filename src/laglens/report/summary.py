@@ -14,6 +14,7 @@ from laglens.lags.units import in_time
 from laglens.lags.verdicts import NOT_SUPPORTED, NOT_TESTABLE, SUPPORTED
 
 FOLLOW, NEED = "heads follow the period", "the forecast needs the period"
+SHOW = "series show a lag"
 COLUMNS = {
     "model": "object",
     "signal": "object",
@@ -52,6 +53,8 @@ class Asked:
         From `laglens.lags.verdicts.verdict_table` with ``period_of``; None for a model that does not forecast.
     cuts
         The knock-out table; None for a model that does not forecast.
+    series
+        From `laglens.lags.series.series_table`; None where the signal is no panel.
     """
 
     model: str
@@ -59,6 +62,7 @@ class Asked:
     attrs: Mapping[str, Any]
     verdicts: pd.DataFrame | None = None
     cuts: pd.DataFrame | None = None
+    series: pd.DataFrame | None = None
 
 
 def summary_table(runs: Iterable[Asked]) -> pd.DataFrame:
@@ -66,7 +70,9 @@ def summary_table(runs: Iterable[Asked]) -> pd.DataFrame:
 
     ``heads follow the period``: ``supported`` where at least one head is; ``number`` counts these heads. Periods of a
     grid, tried because the signal has none, are one question. ``the forecast needs the period``: ``number`` is what
-    cutting all its multiples costs beyond control cuts, with its interval.
+    cutting all its multiples costs beyond control cuts, with its interval. ``series show a lag``, of a panel:
+    ``supported`` where at least one does that noise like it does not; ``number`` counts these series, and ``period``
+    is the lag that most of them show.
 
     Parameters
     ----------
@@ -96,7 +102,7 @@ def _rows(run: Asked) -> Iterator[dict[str, Any]]:
         reason = "the model does not forecast here, so its lags have no verdict"
         yield common | {"question": FOLLOW, "verdict": NOT_TESTABLE, "reason": reason}
         return
-    for row in [*_follow(run.verdicts), *_need(run.cuts)]:
+    for row in [*_follow(run.verdicts), *_need(run.cuts), *_show(run.series)]:
         times = in_time(row.get("period", np.nan), run.attrs)
         yield common | row | {"period_time": times["lag_time"], "time_unit": times["time_unit"]}
 
@@ -146,3 +152,19 @@ def _need(cuts: pd.DataFrame | None) -> Iterator[dict[str, Any]]:
         interval = {"number": number, "lower": row["lower"], "upper": row["upper"], "unit": LOSS[known[0]]}
         reason = "" if row["matters"] == "yes" else "cutting it costs too little, or no more than other lags"
         yield answer | interval | {"head": row["head"], "reason": reason}
+
+
+def _show(series: pd.DataFrame | None) -> Iterator[dict[str, Any]]:
+    if series is None:
+        return
+    above = series[series["above"]]
+    answer = {"question": SHOW, "number": float(len(above)), "unit": f"of {len(series)} series"}
+    reasons = series["reason"].fillna("")
+    if reasons.all():
+        yield answer | {"number": np.nan, "verdict": NOT_TESTABLE, "reason": reasons.iloc[0]}
+    elif above.empty:
+        reason = f"noise like them shows as much: the smallest q is {series['q'].min():.2g}"
+        yield answer | {"verdict": NOT_SUPPORTED, "reason": reason}
+    else:
+        lag = float(above["lag"].mode().iloc[0])
+        yield answer | {"verdict": SUPPORTED, "period": lag, "period_of": "series"}

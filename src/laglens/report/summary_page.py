@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from laglens.report.summary import FOLLOW, NEED
+from laglens.report.summary import FOLLOW, NEED, SHOW
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -34,13 +34,19 @@ MEANING = {
         "other lags, and enough to matter. The number is that difference, with its bootstrap interval over windows, in "
         "standard deviations of the history."
     ),
+    SHOW: (
+        "Supported: at least one series of the panel shows a lag that noise with the memory of that series does not, "
+        "with false discoveries among all its series kept rare. The number counts these series; the lag named is the "
+        "one that most of them show. Every series has a row in results/lags/MODEL/SIGNAL.series.csv."
+    ),
 }
 
 
 def summary_page(table: pd.DataFrame) -> str:
     """The rows of `laglens.report.summary.summary_table` as HTML that stands alone, a table for every model."""
     body = "".join(_section(str(model), rows) for model, rows in table.groupby("model", sort=False))
-    meaning = "".join(f"<dt>{escape(name.capitalize())}</dt><dd>{escape(text)}</dd>" for name, text in MEANING.items())
+    asked = {name: text for name, text in MEANING.items() if name in set(table["question"])}
+    meaning = "".join(f"<dt>{escape(name.capitalize())}</dt><dd>{escape(text)}</dd>" for name, text in asked.items())
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
@@ -80,6 +86,8 @@ def question(row: dict) -> str:
     """A question in words, with the period in the unit of the signal."""
     if np.isfinite(row["period_time"]):
         period = f"{row['period_time']:.4g} {row['time_unit']}"
+        if row["question"] == SHOW:
+            return f"{SHOW}, most often {period}"
         found = " (found in the input)" if row["period_of"] == "input" else ""
         return f"{'heads follow' if row['question'] == FOLLOW else 'the forecast needs'} {period}{found}"
     return "heads follow any period of a grid" if row["period_of"] == "grid" else row["question"]
@@ -89,7 +97,7 @@ def answer(row: dict) -> str:
     """The number of a verdict, with its interval where it has one."""
     if not np.isfinite(row["number"]):
         return ""
-    if row["question"] == FOLLOW:
+    if row["question"] in (FOLLOW, SHOW):
         p = f", p = {row['p']:.2g}" if np.isfinite(row["p"]) else ""
         return f"{row['number']:.0f} {row['unit']}{p}"
     return f"{row['number']:+.2g} sd [{row['lower']:.2g}, {row['upper']:.2g}]".replace("-", "\N{MINUS SIGN}")

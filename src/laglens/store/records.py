@@ -99,12 +99,20 @@ def digests_of_inputs(inputs: Iterable[str]) -> dict[str, str]:
     digests = {}
     for path in sorted({path for path in inputs if Path(path).is_file()}):
         digests[path] = digest(path)
-        record = read_record(record_path(path))
-        if record is not None and record["sha256"] != digests[path]:
-            raise LaglensError(
-                f"{path}: damaged, or changed by something else than its rule; make it again: snakemake --force {path}"
-            )
+        if problem := _problem(path, digests[path]):
+            raise LaglensError(f"{path}: {problem}; make it again: snakemake --force {path}")
     return digests
+
+
+def _problem(path: str, found: str) -> str | None:
+    """What is wrong with an artifact of the digest `found`, as far as its record tells."""
+    try:
+        record = read_record(record_path(path))
+    except LaglensError as error:
+        return str(error)
+    if record is None or record["sha256"] == found:
+        return None
+    return "damaged, or changed by something else than its rule"
 
 
 def keep(artifacts: Iterable[str], content: Mapping[str, Any]) -> None:
