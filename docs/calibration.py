@@ -188,6 +188,8 @@ def _answer(row: pd.Series) -> str:
 def pairs(claims: pd.DataFrame) -> Iterator[list[str]]:
     """One line per model and head: what it shows at both periods, by what was removed."""
     asked = claims[claims["question"] == "pairs"]
+    # One head is often chosen for both reasons.
+    asked = asked.assign(head=asked["head"].str.rpartition(": ")[2]).drop_duplicates(["model", "head", "signal", "at"])
     for (model, head), rows in asked.groupby(["model", "head"], sort=False):
         shown = {
             removed: " , ".join(number(value) for value in group.sort_values("at")["value"]).replace(" ,", ",")
@@ -202,7 +204,7 @@ def claimed(claims: pd.DataFrame) -> str:
     removed = list(dict.fromkeys(claims.loc[claims["question"] == "pairs", "signal"]))
     parts = [
         BEGIN.format(part="claims/summary.csv"),
-        "For `used`: what cutting the comb costs, in standard deviations of the history (its controls).\n",
+        "Heads that pass, of all; for `used`, what cutting the comb costs (its controls), in sd of the history.\n",
         table(["question", "signal", "at", *(f"`{model}`" for model in models)], answers(claims)),
         "Share of pairs in which the head shows a, b:\n",
         table(["model, head", *removed], pairs(claims)),
