@@ -17,6 +17,8 @@ sys.path.insert(0, str(SOURCE))
 
 
 include: "rules/common.smk"
+include: "rules/labels.smk"
+include: "rules/targets.smk"
 include: "rules/signals.smk"
 include: "rules/models.smk"
 include: "rules/attention.smk"

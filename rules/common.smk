@@ -255,88 +255,11 @@ def of_runs(path, models=None, signals=None):
     ]
 
 
-CATEGORIES = {
-    "verdicts": "1 Verdicts",
-    "tracking": "1 Verdicts",
-    "knock_out": "1 Verdicts",
-    "lag_strip": "2 Lags",
-    "head_sheet": "2 Lags",
-    "mosaic": "2 Lags",
-    "comparison": "3 Comparisons",
-    "flow": "4 Flow and attribution",
-    "arcs": "4 Flow and attribution",
-    "agreement": "4 Flow and attribution",
-    "density": "4 Flow and attribution",
-    "explanations": "4 Flow and attribution",
-    "alignment": "4 Flow and attribution",
-    "forecasts": "4 Flow and attribution",
-    "events": "2 Lags",
-    "class_token": "4 Flow and attribution",
-    "layers": "5 Models",
-    "distribution": "5 Models",
-    "similarity": "5 Models",
-    "training": "5 Models",
-}
-
-
-def reported(path, kind, group="{model}", **labels):
-    """Output: one figure in every format of the study; the PNG is in the report, its category that of its kind."""
-    place = {
-        "caption": Path(
-            workflow.basedir, "rules", "captions", f"{kind}.rst"
-        ).as_posix(),
-        "category": CATEGORIES[kind],
-        "subcategory": group,
-        "labels": labels | {"figure": kind.replace("_", " ")},
-    }
-    # snakefmt takes a line that begins with the word for a directive of Snakemake's.
-    return [report(x, **place) if x.endswith(".png") else x for x in figure(path)]
-
-
-def in_front(path, what):
-    """Output: a file of the whole study, first in the report."""
-    return report(path, category="0 Start here", labels={"what": what})
-
-
-def table_of(path, name):
-    """Output: a table that people read, with its place in the report."""
-    known = ("model", "signal", "fit", "comparison", "distribution")
-    wildcards = [key for key in known if f"{{{key}}}" in path]
-    labels = {key: f"{{{key}}}" for key in wildcards} | {"table": name}
-    return report(
-        f"results/{path}.csv",
-        category="6 Tables",
-        subcategory=f"{{{wildcards[0]}}}" if wildcards else "all runs",
-        labels=labels,
-    )
-
-
-def exported():
-    """Windows for the models that run in another environment."""
-    pairs = (pair for pair in STUDY.pairs if pair[0] in RECORDED)
-    return [f"results/windows/{model}/{signal}.npz" for model, signal in pairs]
-
-
 def of_claims(stage, suffix):
     """Input: a result of the model on every signal of the claims."""
     return [
         f"results/{stage}/{{model}}/{signal}{suffix}" for signal in STUDY.claims.signals
     ]
-
-
-def claimed():
-    """Everything that the claims make."""
-    if STUDY.claims.models:
-        yield "results/claims/summary.csv"
-        yield from figure("claims/claims")
-
-
-def calibrated():
-    """Everything that the calibration makes."""
-    if STUDY.calibration.models:
-        yield "results/calibration/summary.csv"
-        yield from figure("calibration/rates")
-        yield from figure("calibration/knock_out")
 
 
 def distribution_runs(name):
@@ -360,62 +283,3 @@ def of_distribution(path, only=None):
         ]
 
     return paths
-
-
-def targets():
-    """Everything that the study asks for."""
-    for model, signal in STUDY.pairs:
-        stages = ["lags", "heads", "flow"]
-        if model in FORECASTING:
-            stages += ["attribution"]
-            yield f"results/lags/{model}/{signal}.verdicts.csv"
-            yield f"results/attribution/{model}/{signal}.knock_out.csv"
-            if signal in PANELS:
-                yield f"results/lags/{model}/{signal}.series.csv"
-            for name in (
-                "verdicts",
-                "knock_out",
-                "agreement",
-                "density",
-                "forecasts",
-                "explanations",
-            ):
-                yield from figure(f"{model}/{signal}/{name}")
-        if model in CROSSED:
-            yield from figure(f"{model}/{signal}/alignment")
-        for stage in stages:
-            yield f"results/{stage}/{model}/{signal}.csv"
-        kinds = ["classes", "similarity"]
-        if model in FORECASTING:
-            kinds += ["importance"]
-        if model in CROSSED:
-            kinds += ["alignment"]
-        if signal in EVENTFUL:
-            kinds += ["events"]
-            yield from figure(f"{model}/{signal}/events")
-        if model in SEEING:
-            kinds += ["cls"]
-            yield from figure(f"{model}/{signal}/class_token")
-        for kind in kinds:
-            yield f"results/heads/{model}/{signal}.{kind}.csv"
-        for name in ("head_sheet", "mosaic", "lag_strip", "flow", "arcs", "similarity"):
-            yield from figure(f"{model}/{signal}/{name}")
-    for model in dict.fromkeys(model for model, _ in STUDY.pairs):
-        yield from figure(f"{model}/layers")
-    if any(model in FORECASTING for model, _ in STUDY.pairs):
-        yield "results/attribution/ranking.csv"
-    forecasting = (fit_of(*pair) for pair in STUDY.pairs if pair[0] in FORECASTING)
-    for fit in dict.fromkeys(forecasting):
-        yield f"results/lags/{fit}.tracking.csv"
-        yield from figure(f"{fit}/tracking")
-    trained = (pair for pair in STUDY.pairs if pair[0] not in LOADED | RECORDED)
-    fits = (fit_of(*pair) for pair in trained)
-    for fit in dict.fromkeys(fits):
-        yield from figure(f"{fit}/training")
-    for distribution in STUDY.distributions:
-        yield f"results/distributions/{distribution}.answers.csv"
-        yield from figure(f"distributions/{distribution}")
-    for comparison in STUDY.comparisons:
-        yield f"results/comparisons/{comparison}.csv"
-        yield from figure(f"comparisons/{comparison}")
-    yield from ("results/summary.csv", "results/summary.html", "results/explorer.html")

@@ -8,11 +8,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import explorer_study
 import pytest
-from browser import Browser, find_chromium
+from browser import Browser, Page, find_chromium
+from explorer_study import Files
 from filelock import FileLock
 from hypothesis import settings
 from workflow_copy import WorkflowCopy
@@ -68,6 +70,32 @@ def browser() -> Iterator[Browser]:
     started = Browser(program)
     yield started
     started.close()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """A study on disk that an explorer is made from."""
+    return explorer_study.study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def address(files: Files, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Its explorer."""
+    return explorer_study.write_page(files, tmp_path_factory.mktemp("page") / "explorer.html").as_uri()
+
+
+@pytest.fixture
+def opened(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
+    """Opens the page at an address with a hash; what it opened is closed at the end."""
+    pages: list[Page] = []
+
+    def open_page(hash_: str = "#m=plain&s=wave&k=encoder&l=0&h=0", url: str | None = None, width: int = 1440) -> Page:
+        pages.append(browser.page((url or address) + hash_, width))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.close()
 
 
 @pytest.fixture(autouse=True)

@@ -23,9 +23,10 @@ SCALE = 0.25  # of q . k
 HEADS = ("planted", "uniform", "first", "decay")
 OPTIONS = {"history": HISTORY, "horizon": HORIZON, "step": STEP, "lag": LAG, "heads": HEADS, "noise": 0.3}
 RUNS = (("plain", "wave"), ("plain", "other"), ("crossing", "wave"))
+Files = dict[tuple[str, str], tuple[Path, Path]]  # time and lags artifact of (model, signal)
 
 
-def study(folder: Path) -> dict[tuple[str, str], tuple[Path, Path]]:
+def study(folder: Path) -> Files:
     """Time and lags artifacts of every run, as the workflow leaves them."""
     files = {}
     for seed, (model, signal) in enumerate(RUNS):
@@ -51,7 +52,7 @@ def with_cross(tree: xr.DataTree) -> xr.DataTree:
     return xr.DataTree.from_dict({"/": root, "/encoder": node, "/cross": cross})
 
 
-def page_runs(files: dict[tuple[str, str], tuple[Path, Path]]) -> list[Run]:
+def page_runs(files: Files) -> list[Run]:
     """What the page shows of the study, with verdicts and a knock-out for the first run."""
     runs = []
     for (model, signal), (time, lags) in files.items():
@@ -93,7 +94,7 @@ def vectors(tree: xr.DataTree, rows: int) -> xr.DataTree:
     return xr.DataTree.from_dict({"/": root, "/encoder": xr.Dataset(variables, coords)})
 
 
-def write_page(files: dict[tuple[str, str], tuple[Path, Path]], path: Path) -> Path:
+def write_page(files: Files, path: Path) -> Path:
     path.write_text(explorer_page(page_runs(files)), encoding="utf-8")
     return path
 
