@@ -1,10 +1,14 @@
-"""Write docs/distributions.md and its figures from results: ``python docs/distributions.py corrected``."""
+"""Write docs/distributions.md and its figures from results: ``python docs/distributions.py corrected [OTHER ...]``.
+
+The first comparison has the page, the others a table and a figure of their effects.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -34,12 +38,12 @@ READINGS = {
     "persistence": (
         "On persistent series heads look farther back than on returns without memory",
         "On persistent series heads look nearer than on returns without memory, as persistence asks for",
-        "Heads look as far back on persistent series as on returns without memory: they treat both alike",
+        "Persistent series and returns without memory were not found to be read from different distances",
     ),
     "skill": (
         "Persistent series are forecast better than by their last value or mean",
         "Persistent series are forecast worse than by the better of last value and mean",
-        "Persistent series are forecast as well as by the better of last value and mean, and no better",
+        "Persistent series were not found to be forecast better than by the better of last value and mean",
     ),
     "turbulence": (
         "Attention concentrates on turbulent periods",
@@ -54,24 +58,27 @@ READINGS = {
     "recovery": (
         "Long after a change of regime heads still look at it",
         "Long after a change of regime heads avoid it",
-        "Long after a change of regime its token is one like any other: the models have recovered, or never reacted",
+        "Long after a change of regime no attention to it was found: the models have recovered, or never reacted",
     ),
     "stationarity": (
         "Attention is more concentrated on stationary series",
         "Attention is less concentrated on stationary series",
-        "Attention is as concentrated on stationary as on drifting series",
+        "No difference in concentration was found between stationary and drifting series",
     ),
     "predictability": (
         "Attention is more concentrated on series with a pattern",
         "Attention is less concentrated on series with a pattern",
-        "Attention is as concentrated on series with a pattern as on those without",
+        "No difference in concentration was found between series with a pattern and without",
     ),
 }
 INTRODUCTION = """\
 Made by `docs/distributions.py` from `results/distributions/{name}*.csv`; [heads](heads.md#kinds-of-series) says what
 the measures are. {n_seeds} trainings of one model on each of {n_series} series, and the same model with random weights.
 **The seed is the yardstick**: an effect is given with Student's interval over seeds, and in standard deviations between
-trainings of one series. It holds for these series and other trainings; other series of the same kind may differ."""
+trainings of one series. It holds for these series and other trainings; other series of the same kind may differ.
+
+    .venv/bin/snakemake --cores 4 --configfile studies/distributions.yaml
+    .venv/bin/python docs/distributions.py corrected step_by_step"""
 SPREAD = """\
 Do series differ more than trainings of one series? One-way analysis of variance; p is not corrected for the {n} lines.
 Where F is near 1, the measure says nothing about the kind of series."""
@@ -79,17 +86,31 @@ CONVERGENCE = """\
 All trainings stop by one rule: no better validation error for as many epochs as `patience` says. {plateau} of {total}
 did; {left_out}. They are compared at their best epoch. Series differ in when it comes and in what there is to gain, and
 this is theirs; the tables above have both beside each effect."""
+OTHERS = {
+    "step_by_step": "The same with a decoder that forecasts one sample after the other",
+    "published": "The same on the series as they were published",
+}
+TOO_FEW = "Too few trainings reached their plateau to say"
+UNDECIDED = "Not decided: larger than what lies between two trainings, but so few trainings cannot tell it from 0"
+EFFECT = ["effect", "interval", "in seed sd", "seeds"]
 COLOURS = {TRAINED: "#1f6f8b", UNTRAINED: "#9a9a9a"}
 
 
-def page(name: str, values: pd.DataFrame, answers: pd.DataFrame, spread: pd.DataFrame) -> str:
-    """The page, in Markdown."""
+def page(
+    name: str,
+    values: pd.DataFrame,
+    answers: pd.DataFrame,
+    spread: pd.DataFrame,
+    others: Mapping[str, pd.DataFrame] | None = None,
+) -> str:
+    """The page, in Markdown; `others`: answers of further comparisons."""
     trained = values[values["group"] == TRAINED]
     sizes = {"n_seeds": trained["seed"].nunique(), "n_series": values["signal"].nunique()}
     parts = [
         ["# Kinds of series", INTRODUCTION.format(name=name, **sizes)],
-        [f"![Every effect with its interval](images/distributions_{name}.png)"],
+        [_in_short(answers), f"![Every effect with its interval](images/distributions_{name}.png)"],
         *(_section(name, question, answers, set(values["generator"])) for question in _asked(answers)),
+        *(_other(*other) for other in (others or {}).items()),
         [
             "## Series against seeds",
             SPREAD.format(n=len(spread)),
@@ -107,14 +128,11 @@ def _asked(answers: pd.DataFrame) -> list[Question]:
 
 def _section(name: str, question: Question, answers: pd.DataFrame, known: set[str]) -> list[str]:
     ours = answers[answers["question"] == question.name]
-    header = ["", "effect", "interval", "in seed sd", "seeds", "best epoch", "gain"]
+    header = ["", *EFFECT, "best epoch", "gain"]
     rows = [
         [
             row["group"],
-            f"{row['effect']:.3f}",
-            "-" if np.isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}",
-            "-" if np.isnan(row["in_seed_sd"]) else f"{row['in_seed_sd']:.1f}",
-            f"{row['n_seeds']}" + (f" ({row['n_left_out']} left out)" if row["n_left_out"] else ""),
+            *_effect(row),
             _both(row["best_epoch"], row["other_best_epoch"], ".0f"),
             _both(100 * row["gain"], 100 * row["other_gain"], ".0f", " %"),
         ]
@@ -126,13 +144,50 @@ def _section(name: str, question: Question, answers: pd.DataFrame, known: set[st
     return [f"## {question.text}", _in_words(question, ours), _table(header, rows), measured, picture]
 
 
+def _effect(row: Mapping[Any, Any]) -> list[str]:
+    """What `EFFECT` names."""
+    return [
+        f"{row['effect']:.3f}",
+        "-" if np.isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}",
+        "-" if np.isnan(row["in_seed_sd"]) else f"{row['in_seed_sd']:.1f}",
+        f"{row['n_seeds']}" + (f" ({row['n_left_out']} left out)" if row["n_left_out"] else ""),
+    ]
+
+
+def _other(name: str, answers: pd.DataFrame) -> list[str]:
+    """Title, figure and answers of another comparison."""
+    words = f"Trained models; from `results/distributions/{name}*.csv`."
+    picture = f"![Every effect of {name} with its interval](images/distributions_{name}.png)"
+    return [f"## {OTHERS.get(name, name)}", words, picture, _in_short(answers)]
+
+
+def _in_short(answers: pd.DataFrame) -> str:
+    """One line for every question that trained models answer."""
+    trained = answers[answers["group"] == TRAINED]
+    rows = [
+        [question.text, _reading(question, row), *_effect(row)]
+        for question in _asked(trained)
+        for row in trained[trained["question"] == question.name].to_dict("records")
+    ]
+    return _table(["question", "answer", *EFFECT], rows)
+
+
+def _reading(question: Question, row: Mapping[Any, Any]) -> str:
+    """An effect in words. One that is large beside the seeds and not told from 0 is no answer."""
+    more, less, none = READINGS[question.name]
+    if not np.isfinite(row["low"]):
+        return TOO_FEW
+    if row["low"] > 0 or row["high"] < 0:
+        return more if row["low"] > 0 else less
+    return UNDECIDED if abs(row["in_seed_sd"]) >= 1 else none
+
+
 def _in_words(question: Question, answers: pd.DataFrame) -> str:
     rows = {str(row["group"]): row for row in answers.to_dict("records")}
-    more, less, none = READINGS[question.name]
     if TRAINED not in rows or not np.isfinite(rows[TRAINED]["low"]):
-        return "**Too few trainings reached their plateau to say.**"
+        return f"**{TOO_FEW}.**"
     row = rows[TRAINED]
-    said = more if row["low"] > 0 else less if row["high"] < 0 else none
+    said = _reading(question, row)
     text = f"**{said}**: {row['effect']:.3f} ({row['low']:.3f} to {row['high']:.3f})."
     if UNTRAINED in rows and question.measure != "skill":
         other = rows[UNTRAINED]["effect"]
@@ -140,7 +195,9 @@ def _in_words(question: Question, answers: pd.DataFrame) -> str:
         if not row["low"] <= other <= row["high"]:
             text += ", outside that interval: training changed it."
         else:
-            text += "." if said == none else ", inside that interval: it was there before any training."
+            text += (
+                "." if row["low"] <= 0 <= row["high"] else ", inside that interval: it was there before any training."
+            )
     return text
 
 
@@ -250,16 +307,19 @@ def figures(
         yield f"distributions_{name}_{question.name}.png", draw_question(question, values, events)
 
 
-def main(name: str) -> None:
+def main(name: str, *others: str) -> None:
     """Write the page and its figures."""
     matplotlib.use("Agg")
     suffixes = ("", ".answers", ".spread", ".events")
     values, answers, spread, events = (pd.read_csv(RESULTS / f"{name}{suffix}.csv") for suffix in suffixes)
+    further = {other: pd.read_csv(RESULTS / f"{other}.answers.csv") for other in others}
     PICTURES.mkdir(exist_ok=True)
-    for file, figure in figures(name, values, answers, events):
+    drawn = dict(figures(name, values, answers, events))
+    drawn |= {f"distributions_{other}.png": draw_effects(its) for other, its in further.items()}
+    for file, figure in drawn.items():
         figure.savefig(PICTURES / file, dpi=110, metadata={"Software": None})
-    PAGE.write_text(page(name, values, answers, spread))
+    PAGE.write_text(page(name, values, answers, spread, further))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -164,13 +164,16 @@ def test_the_page_and_its_figure_hold_every_answer(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(module, "PICTURES", tmp_path / "images")
-    module.main("kinds")
+    answers.assign(effect=0.5, low=-0.1, high=1.1, in_seed_sd=2.0).to_csv(folder / "few.answers.csv", index=False)
+    module.main("kinds", "few")
     text = (tmp_path / "page.md").read_text()
     for row in answers.itertuples():
         assert f"| {row.group} | {row.effect:.3f} |" in text.partition(f"## {row.text}")[2]
         picture = f"images/distributions_kinds_{row.question}.png"
         assert f"({picture})" in text and (tmp_path / picture).stat().st_size > 4000
     assert "**Attention is more concentrated on series with a pattern**" in text
+    assert text.partition("## few")[2].count("| Not decided: larger than what lies between two trainings") > 3
+    assert "Not decided" not in text.partition("## few")[0] and (tmp_path / "images/distributions_few.png").is_file()
     assert "outside that interval: training changed it" in text
     assert "12 of 13\ndid; left out of every answer: `m0` on `one_over_f`" in text
     assert set(module.READINGS) == {question.name for question in QUESTIONS}
