@@ -241,10 +241,19 @@ def draw_effects(answers: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(7, 0.27 * len(answers) + 0.8), layout="constrained")
     axes = figure.subplots()
     trained = answers[answers["group"] == TRAINED].set_index("question")["seed_sd"]  # the yardstick of both groups
-    for i, row in enumerate(answers.to_dict("records")):
-        scale = trained.get(row["question"], 0.0) or np.nan
-        axes.plot(row["effect"] / scale, i, "o", color=COLOURS[row["group"]], markersize=5)
-        axes.plot([row["low"] / scale, row["high"] / scale], [i, i], color=COLOURS[row["group"]], linewidth=1.5)
+    scale = answers["question"].map(trained).replace(0.0, np.nan).to_numpy()
+    scaled = answers[["low", "effect", "high"]].to_numpy() / scale[:, None]
+    ours = scaled[answers["group"].to_numpy() == TRAINED]
+    edges = min(0.0, np.nanmin(ours, initial=-1)) - 0.5, max(0.0, np.nanmax(ours, initial=1)) + 0.5
+    for i, (group, (low, effect, high)) in enumerate(zip(answers["group"], scaled, strict=True)):
+        if edges[0] <= effect <= edges[1]:
+            axes.plot(effect, i, "o", color=COLOURS[group], markersize=5)
+            axes.plot([low, high], [i, i], color=COLOURS[group], linewidth=1.5)
+        elif np.isfinite(effect):  # far outside: the scale is that of trained models
+            at, marker, side = (edges[0], "<", "left") if effect < 0 else (edges[1], ">", "right")
+            axes.plot(at, i, marker, color=COLOURS[group], markersize=6, clip_on=False)
+            axes.text(at, i, f"   {effect:.0f}   ", ha=side, va="center", fontsize="small", color=COLOURS[group])
+    axes.set_xlim(*edges)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(answers)), [f"{row['question']} ({row['group']})" for row in answers.to_dict("records")])
     axes.set_ylim(len(answers) - 0.5, -0.5)
