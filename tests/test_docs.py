@@ -5,6 +5,7 @@ import sys
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
+from pydoc import locate
 
 import pytest
 import yaml
@@ -48,6 +49,15 @@ def blocks(text: str, language: str) -> list[str]:
 def test_table_of_shipped_models_is_current():
     page = PAGE.read_text("utf-8")
     assert updated(page, generated(shipped_models())) == page, "run `make docs`"
+
+
+@pytest.mark.parametrize("page", [name for name, text in TEXTS.items() if "\n| library |" in text])
+def test_every_name_of_the_library_that_a_page_lists_exists(page: str):
+    (line,) = (line for line in TEXTS[page].splitlines() if line.startswith("| library | `"))
+    package, *names = re.findall(r"`([\w.]+)`", line)
+    assert package.startswith("laglens")
+    for name in names:
+        assert locate(name if name.startswith("laglens") else f"{package}.{name}") is not None, name
 
 
 def drawn_by_the_workflow() -> set[str]:
