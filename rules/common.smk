@@ -26,7 +26,7 @@ wildcard_constraints:
     distribution=NAME,
 
 
-STUDY = launch.read_study(config, (workflow.configfiles or ["config"])[-1])
+STUDY = launch.read_study(config, [str(file) for file in workflow.configfiles])
 SETTINGS = canonical(STUDY)
 # Packages whose version changes what a model computes.
 VERSIONS = package_versions(["numpy", "timm", "torch"])

@@ -16,6 +16,7 @@ from laglens.config.models import PER_SIGNAL
 from laglens.config.study import Figures, Study
 from laglens.errors import LaglensError
 from laglens.figures.settings import FigureSettings
+from laglens.launch import read_study
 from laglens.models.registry import build_model
 
 ROOT = Path(__file__).parents[1]
@@ -182,6 +183,22 @@ def test_a_name_that_yaml_reads_as_a_number_is_explained() -> None:
     written = study()
     written["signals"][2024] = {"dataset": "nile"}
     assert complaint(written).startswith("signals.2024: a name is made of")
+
+
+def test_a_key_that_is_written_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(f"{yaml.safe_dump(study())}lags: {{controls: 19}}\nfigures: {{dpi: 20, dpi: 30}}\nlags: {{}}\n")
+    lines = file.read_text().splitlines()
+    with pytest.raises(SystemExit) as end:
+        read_study(yaml.safe_load(file.read_text()), [str(file)])
+    assert end.value.code == 1
+    last = len(lines)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{file}: figures.dpi: this key is written twice, in line {last - 1}; join the two or take one out",
+        f"{file}: lags: this key is written twice, in lines {last - 2} and {last}; join the two or take one out",
+    ]
+    file.write_text(yaml.safe_dump(study()))
+    assert read_study(study(), [str(file)]).seed == 0
 
 
 def test_shipped_weights_fix_what_shapes_the_model() -> None:

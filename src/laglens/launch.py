@@ -14,6 +14,7 @@ from typing import Any
 
 from laglens.config.load import load_study
 from laglens.config.study import Study
+from laglens.config.twice import keys_written_twice
 from laglens.errors import LaglensError
 from laglens.provenance import file_hashes
 
@@ -21,16 +22,22 @@ EXPLORER, SUMMARY = Path("results/explorer.html"), Path("results/summary.csv")
 LINES = 30  # of the table of verdicts that ends a run
 
 
-def read_study(written: Mapping[str, Any], source: str) -> Study:
+def read_study(written: Mapping[str, Any], sources: Sequence[str]) -> Study:
     """Check the config, or print its problems, one line each, and leave with exit code 1.
 
     Parameters
     ----------
     written
         Content of the config.
-    source
-        Where it was read from, for the messages.
+    sources
+        Files it was read from, the last one for the messages. Each is looked through for keys that are written twice,
+        of which `written` has the last alone.
     """
+    twice = [f"{source}: {line}" for source in sources for line in keys_written_twice(Path(source))]
+    if twice:
+        print(*twice, sep="\n", file=sys.stderr)
+        sys.exit(1)
+    source = sources[-1] if sources else "config"
     try:
         return load_study(written)
     except LaglensError as error:
