@@ -143,6 +143,25 @@ def test_midnight_may_be_written_without_a_time() -> None:
     assert own(hourly(when=dates), column="GW", time="when").attrs["time_unit"] == "hours"
 
 
+def test_month_and_day_need_not_be_told_apart_where_only_one_can_be_meant() -> None:
+    days = pd.date_range("2024-01-01", periods=40)  # 13 is no month
+    np.testing.assert_array_equal(own(hourly(when=days.strftime("%m/%d/%Y")), column="GW", time="when").date, days)
+    years = pd.date_range("1900-01-01", periods=40, freq="YS")  # the same in both orders
+    np.testing.assert_array_equal(own(hourly(when=years.strftime("%d.%m.%Y")), column="GW", time="when").date, years)
+
+
+def test_indices_are_columns_but_no_series(tmp_path: Path) -> None:
+    hourly().drop(columns="when").to_csv(tmp_path / "a.csv")
+    signal = own(read_table(tmp_path / "a.csv").assign(on=True), column="*")
+    assert list(signal.series_name.values) == ["GW", "price"]
+    assert signal.attrs["left_out"] == ["Unnamed: 0", "on"]
+    hourly().set_index(["when"]).to_parquet(tmp_path / "b.parquet")
+    signal = own(read_table(tmp_path / "b.parquet"), column="GW", time="when")
+    np.testing.assert_array_equal(signal.date, hourly().when)
+    hourly()[["GW", "price"]].set_axis([0, 1], axis=1).rename_axis("row").to_parquet(tmp_path / "c.parquet")
+    assert list(own(read_table(tmp_path / "c.parquet"), column="*").series_name.values) == ["0", "1"]
+
+
 def test_gaps_are_filled_only_when_asked() -> None:
     values = np.arange(40.0) ** 2
     values[[10, 11, 20]] = np.nan
@@ -166,6 +185,9 @@ def changed(**rows: object) -> pd.DataFrame:
     for column, (row, value) in rows.items():
         table.loc[row, column] = value
     return table
+
+
+MONTHLY = pd.date_range("2020-01-01", periods=40, freq="MS")
 
 
 @pytest.mark.parametrize(
@@ -192,6 +214,28 @@ def changed(**rows: object) -> pd.DataFrame:
             hourly().drop(index=[20, 21]),
             {"column": "GW", "time": "when"},
             r"2 steps are missing after row 20 \('2024-01-01 19:00:00'\); give 'interpolate: true'",
+        ),
+        (hourly(), {"column": "when"}, r"column 'when': it holds dates \(datetime64.*'time: when'"),
+        (
+            hourly(GW=pd.to_timedelta(range(40), "s")),
+            {"column": "GW"},
+            r"column 'GW': it holds durations .*seconds\(\)",
+        ),
+        (hourly().set_axis(["when", "GW", "GW"], axis=1), {"column": "GW"}, r"has two columns 'GW'; rename one"),
+        (
+            pd.concat({"a": hourly()}, axis=1),
+            {"column": "GW"},
+            r"'mine\.csv' have names of 2 levels; give each one name",
+        ),
+        (
+            hourly(when=MONTHLY.strftime("%d/%m/%Y")),
+            {"column": "GW", "time": "when", "interpolate": True},
+            r"row 2: '01/02/2020' can be 2 January and 1 February, and no row tells which; .*ISO 8601",
+        ),
+        (
+            hourly(when=np.r_[:30, 100:110]),
+            {"column": "GW", "time": "when", "interpolate": True},
+            r"column 'when': at one time every 1 samples, 70 of 110 are missing, too many to fill",
         ),
     ],
 )

@@ -180,10 +180,12 @@ def test_tables_are_read_from_csv_and_parquet_and_errors_name_the_file(tmp_path:
     (tmp_path / "b.parquet").write_bytes(b"nonsense")
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "head.csv").write_text("a,b\n")
+    (tmp_path / "twice.csv").write_text("\na,b,a\n1,2,3\n")
     for name, words in {
         "b.parquet": "cannot be read as parquet",
         "empty.csv": "cannot be read as csv",
         "head.csv": "no rows",
+        "twice.csv": "two columns 'a'",
         "none.csv": "no such file",
         "a.xlsx": "not from '.xlsx'",
     }.items():

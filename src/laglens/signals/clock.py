@@ -15,6 +15,7 @@ from laglens.errors import LaglensError
 SECONDS = {"weeks": 604_800, "days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
 MONTHS = {"years": 12, "quarters": 3, "months": 1}
 
+DAY_OR_MONTH = r"^\s*(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})(?!\d)"
 TOLERANCE = 1e-3  # of the step, within which times are even and two steps the same
 
 
@@ -88,16 +89,37 @@ def calendar_ends(dates: pd.DatetimeIndex) -> bool:
 
 def _dates(column: pd.Series, where: str) -> pd.DatetimeIndex:
     """Dates without a time zone; those with one are taken to UTC."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what cannot be read is told below, with its row
-        dates = pd.to_datetime(column, errors="coerce", utc=True)
-        if dates.isna().any():  # 2024-01-01 beside 2024-01-01 01:00
-            dates = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
+    dates = _read(column)
     if dates.isna().any():
         row = int(np.flatnonzero(dates.isna())[0])
         raise LaglensError(
             f"{where}, row {row + 1}: '{column.iloc[row]}' is not a date; write dates like 2024-01-31 23:00"
         )
+    _not_ambiguous(column, dates, where)
+    return dates
+
+
+def _not_ambiguous(column: pd.Series, dates: pd.DatetimeIndex, where: str) -> None:
+    """Raise where day and month could be exchanged in all dates, and they would still rise, but be others."""
+    texts = column.astype(str)
+    if not texts.str.match(DAY_OR_MONTH).all():
+        return
+    exchanged = _read(texts.str.replace(DAY_OR_MONTH, r"\3\2\1\2\4", regex=True))
+    if not exchanged.isna().any() and exchanged.is_monotonic_increasing and (exchanged != dates).any():
+        row = int(np.flatnonzero(exchanged != dates)[0])
+        raise LaglensError(
+            f"{where}, row {row + 1}: '{column.iloc[row]}' can be {dates[row].day} {dates[row]:%B} and "
+            f"{exchanged[row].day} {exchanged[row]:%B}, and no row tells which; write dates in the order of "
+            "ISO 8601, 2024-01-31"
+        )
+
+
+def _read(column: pd.Series) -> pd.DatetimeIndex:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what cannot be read is told with its row
+        dates = pd.to_datetime(column, errors="coerce", utc=True)
+        if dates.isna().any():  # 2024-01-01 beside 2024-01-01 01:00
+            dates = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
     return pd.DatetimeIndex(dates).tz_localize(None)
 
 

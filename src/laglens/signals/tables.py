@@ -10,11 +10,14 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from laglens.config.messages import nearest, one_line
-from laglens.config.signals import EVERY, OwnTable
+from laglens.config.messages import one_line
+from laglens.config.signals import OwnTable
 from laglens.errors import LaglensError
 from laglens.signals.clock import TOLERANCE, Clock, read_clock
+from laglens.signals.columns import plain, value_columns
 from laglens.signals.labelled import labelled, more
+
+FILLED = 0.5  # of the values; a series of which more would be interpolated is not the one that was measured
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def from_table(spec: OwnTable, table: pd.DataFrame, name: str = "signal") -> xr.
         length or in their time step; rows are counted from 1 below the header, or within the series.
     """
     try:
-        columns = _columns(spec, table, name)
+        table, index = plain(spec, table, name)
+        columns, left_out = value_columns(spec, table, index, name)
         series = (
             [*_of_names(spec, table, columns[0], name)] if spec.series else [*_of_columns(spec, table, columns, name)]
         )
@@ -72,27 +76,10 @@ def from_table(spec: OwnTable, table: pd.DataFrame, name: str = "signal") -> xr.
         unit=spec.unit,
     )
     signal.attrs["interpolated"] = sum(one.gaps for one in series)
+    if left_out:
+        signal.attrs["left_out"] = left_out
     names = np.array([one.name for one, of_one in zip(series, starts, strict=True) for _ in of_one], dtype=object)
     return _timed(signal.assign_coords(series_name=("sample", names)), series, starts, windowed=bool(spec.window))
-
-
-def _columns(spec: OwnTable, table: pd.DataFrame, name: str) -> list[str]:
-    """The value columns asked for, every numeric one, or the only one."""
-    wanted = spec.value_columns
-    for column in [*wanted, *(column for column in (spec.time, spec.series) if column)]:
-        if column not in table.columns:
-            known = [str(c) for c in table.columns]
-            raise LaglensError(f"signal '{name}': '{spec.file}' has no column '{column}'; {nearest(column, known)}")
-    if wanted:
-        return wanted
-    others = (spec.time, spec.series)
-    numeric = [str(c) for c in table.columns if pd.api.types.is_numeric_dtype(table[c]) and c not in others]
-    if numeric and (spec.column == EVERY or len(numeric) == 1):
-        return numeric
-    found = ", ".join(numeric) or "none"
-    if spec.column == EVERY:
-        raise LaglensError(f"signal '{name}': '{spec.file}' has no numeric column")
-    raise LaglensError(f"signal '{name}': name the 'column' to take from '{spec.file}'; numeric columns: {found}")
 
 
 def _of_columns(spec: OwnTable, table: pd.DataFrame, columns: Sequence[str], name: str) -> Iterator[_Series]:
@@ -168,6 +155,13 @@ def _clock(spec: OwnTable, table: pd.DataFrame, where: str) -> Clock:
         return Clock(np.arange(len(table)), 1.0, spec.time_unit or "samples")
     clock = read_clock(table[spec.time], f"{where}, column '{spec.time}'", spec.time_unit)
     missing = np.flatnonzero(np.diff(clock.position) > 1)
+    length = int(clock.position[-1]) + 1
+    if length - len(table) > FILLED * length:
+        raise LaglensError(
+            f"{where}, column '{spec.time}': at one time every {clock.step:g} {clock.unit}, {length - len(table)} of "
+            f"{length} are missing, too many to fill; see whether the dates are read as they are meant (ISO 8601, "
+            "2024-01-31, is safe), or bring the table to even steps (pandas: resample)"
+        )
     if len(missing) and not spec.interpolate:
         row = int(missing[0])
         gap = int(clock.position[row + 1] - clock.position[row]) - 1
@@ -187,6 +181,10 @@ def _filled(column: pd.Series, clock: Clock, interpolate: bool, where: str) -> t
         row = int(words[0])
         raise LaglensError(f"{where}, row {row + 1}: '{column.iloc[row]}' is not a number; write numbers like 12.5")
     gaps = np.flatnonzero(~np.isfinite(numbers))
+    if len(gaps) > FILLED * len(numbers):
+        raise LaglensError(
+            f"{where}: {len(gaps)} of {len(numbers)} values are missing, too many to fill; cut the table"
+        )
     if len(gaps) and not interpolate:
         raise LaglensError(
             f"{where}, row {gaps[0] + 1}: the value is missing{more(gaps)}; fill it, or give "

@@ -27,7 +27,8 @@ def read_table(path: str | Path, *, empty: bool = False) -> pd.DataFrame:
     Raises
     ------
     LaglensError
-        The file is missing, of another kind, cannot be parsed, or has no rows.
+        The file is missing, of another kind, cannot be parsed, or has no rows, or a CSV file has two columns of one
+        name.
     """
     path = Path(path)
     readers: dict[str, Callable[[Path], pd.DataFrame]] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
@@ -39,6 +40,16 @@ def read_table(path: str | Path, *, empty: bool = False) -> pd.DataFrame:
         table = readers[path.suffix.lower()](path)
     except Exception as error:  # the parsers raise what they stumble over: TypeError, KeyError, errors of their own
         raise LaglensError(f"{path}: cannot be read as {path.suffix[1:]}: {one_line(error)}") from error
+    if path.suffix.lower() == ".csv":
+        _require_distinct(path)
     if not len(table) and not empty:
         raise LaglensError(f"{path}: the table has no rows")
     return table
+
+
+def _require_distinct(path: Path) -> None:
+    """Raise where a header names two columns alike; pandas gives the second another name and says nothing."""
+    header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
+    doubled = header[header.duplicated() & (header != "")]
+    if len(doubled):
+        raise LaglensError(f"{path}: the header has two columns '{doubled.iloc[0]}'; rename one")
