@@ -96,6 +96,7 @@ def test_groups_are_answered_apart_and_the_spread_tells_series_from_seeds() -> N
     found = answer_questions(values)
     ours = found[found["question"] == "predictability"].set_index("group")
     assert ours.loc["untrained", "effect"] == pytest.approx(0)
+    assert ours.loc["untrained", "answer"] == "seeds do not differ" and np.isnan(ours.loc["untrained", "low"])
     spread = seed_spread(values).set_index(["group", "measure"])
     assert spread.loc[("trained", "gini_first"), "p"] < 0.001
     assert ("untrained", "gini_first") not in spread.index  # no spread at all
@@ -197,12 +198,22 @@ def test_no_epochs_leave_the_weights_as_they_are() -> None:
         ({"trained": ["none"]}, r"trained\[0\]: 'none' has train.epochs 0"),
         ({"trained": ["image"]}, r"trained\[0\]: 'image' is not trained on each signal"),
         ({"signals": ["walk", "sunspots"]}, r"signals\[1\]: 'sunspots' is not generated"),
+        ({"signals": ["walk", "walk"]}, r"signals\[1\]: 'walk' is named twice"),
+        ({"trained": ["first", "first"]}, r"trained\[1\]: 'first' is named twice"),
+        ({"trained": ["first", "same"]}, r"trained\[1\]: 'same' and 'first' are the same training, both .*seed 0"),
+        ({"trained": ["first", "narrow"]}, r"trained\[1\]: 'narrow' has width 32, 'first' 64; models of a .*seed alone"),
+        ({"trained": ["first", "short"]}, r"trained\[1\]: 'short' has train.epochs 9, 'first' 40; models of"),
+        ({"untrained": ["none", "none_narrow"]}, r"untrained\[1\]: 'none_narrow' has width 32, 'first' 64"),
     ],
 )
 def test_a_study_that_cannot_be_compared_is_refused_before_it_runs(change: dict, message: str) -> None:
     kinds = {"trained": ["first"], "untrained": ["none"], "signals": ["walk", "walk_2"]} | change
     models = {"first": {"architecture": "encoder"}, "image": {"architecture": "image", "train": {"steps": 5}}}
+    models["same"] = {"architecture": "encoder", "train": {"epochs": 40}}
+    models["narrow"] = {"architecture": "encoder", "width": 32, "train": {"seed": 1}}
+    models["short"] = {"architecture": "encoder", "train": {"epochs": 9, "seed": 2}}
     models["none"] = {"architecture": "encoder", "train": {"epochs": 0}}
+    models["none_narrow"] = {"architecture": "encoder", "width": 32, "train": {"epochs": 0, "seed": 1}}
     signals = {name: {"generator": "random_walk"} for name in ("walk", "walk_2")} | {
         "sunspots": {"dataset": "sunspots"}
     }

@@ -92,9 +92,43 @@ def _unfit_distributions(study: Study) -> Iterator[str]:
                         f"distributions.{title}.{key}[{j}]: '{name}' has train.epochs {model.train.epochs}; untrained "
                         "models have 0, the others do not"
                     )
+            yield from _unequal_trainings(study, f"distributions.{title}", key, getattr(ours, key), ours.trained[0])
         for j, name in enumerate(ours.signals):
             if not hasattr(study.signals[name], "generator"):
                 yield f"distributions.{title}.signals[{j}]: '{name}' is not generated, so its kind is not known"
+            if name in ours.signals[:j]:
+                yield f"distributions.{title}.signals[{j}]: '{name}' is named twice; take one of them out"
+
+
+def _unequal_trainings(study: Study, section: str, key: str, names: list[str], first: str) -> Iterator[str]:
+    """Models that are not the first one from another seed: an interval over seeds would be of something else.
+
+    Untrained models differ from the trained ones in how these were trained, and in nothing else.
+    """
+    models = {name: study.models[name].model_dump(mode="json") for name in (*names, first)}
+    seeds: dict[int | None, str] = {}
+    for j, name in enumerate(names):
+        if name in names[:j]:
+            yield f"{section}.{key}[{j}]: '{name}' is named twice; take one of them out"
+            continue
+        pairs = [(models[name], models[first], "")]
+        if all("train" in models[other] for other in (name, names[0])):
+            seed = models[name]["train"].get("seed")
+            if seed in seeds:
+                yield (
+                    f"{section}.{key}[{j}]: '{name}' and '{seeds[seed]}' are the same training, both have train.seed "
+                    f"{seed}; give one another"
+                )
+            seeds.setdefault(seed, name)
+            pairs.append((models[name]["train"], models[names[0]]["train"], "train."))
+        for one, other, above in pairs:
+            for option in sorted((one.keys() | other.keys()) - {"train", "seed"}):
+                if one.get(option) != other.get(option):
+                    yield (
+                        f"{section}.{key}[{j}]: '{name}' has {above}{option} {one.get(option)!r}, "
+                        f"'{names[0] if above else first}' {other.get(option)!r}; models of a distribution differ in "
+                        "train.seed alone"
+                    )
 
 
 def _short_signals(study: Study) -> Iterator[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from laglens.errors import LaglensError
 from laglens.heads.distributions import converged
-from laglens.heads.seeds import over_seeds
+from laglens.heads.seeds import FEWEST_SEEDS, over_seeds
 
 STATIONARY = ("heavy_tailed_ar1", "garch11", "regime_switching", "multi_seasonality", "one_over_f")
 DRIFTING = ("random_walk", "jump_diffusion", "trend_breaks", "season_trend_outliers")
@@ -91,7 +91,7 @@ def answer_questions(values: pd.DataFrame, *, confidence: float = 0.95) -> pd.Da
     -------
     pd.DataFrame
         ``question``, ``text``, ``measure``, ``variant`` of the generators, ``group``, ``effect``, ``low``, ``high``
-        (NaN for fewer than 3 seeds), ``seed_sd``: standard deviation over seeds of one series, mean over series,
+        (NaN for fewer than 3 seeds, or seeds that do not differ), ``seed_sd``: standard deviation over seeds of one series, mean over series,
         ``in_seed_sd``: effect over it, ``n_seeds``, ``n_series``, ``n_left_out`` (trainings of these series without
         plateau); ``best_epoch`` and ``gain`` (see `laglens.heads.distributions.distribution_values`), means over the
         series of the one kind, and of the other, ``other_best_epoch`` and ``other_gain``; ``answer``.
@@ -144,15 +144,15 @@ def _answers(question: Question, values: pd.DataFrame, confidence: float) -> lis
                 "other_best_epoch": float(other["best_epoch"].mean()),
                 "gain": float(one["gain"].mean()),
                 "other_gain": float(other["gain"].mean()),
-                "answer": _in_words(low, high),
+                "answer": _in_words(low, high, len(effects)),
             }
         )
     return rows
 
 
-def _in_words(low: float, high: float) -> str:
+def _in_words(low: float, high: float, seeds: int) -> str:
     if not np.isfinite(low):
-        return "too few seeds"
+        return "too few seeds" if seeds < FEWEST_SEEDS else "seeds do not differ"
     if low > 0:
         return "more"
     return "less" if high < 0 else "no difference found"
