@@ -92,9 +92,10 @@ def answer_questions(values: pd.DataFrame, *, confidence: float = 0.95) -> pd.Da
     pd.DataFrame
         ``question``, ``text``, ``measure``, ``variant`` of the generators, ``group``, ``effect``, ``low``, ``high``
         (NaN for fewer than 3 seeds, or seeds that do not differ), ``seed_sd``: standard deviation over seeds of one
-        series, mean over series, ``in_seed_sd``: effect over it, ``n_seeds``, ``n_series``, ``n_left_out`` (trainings of these series without
-        plateau); ``best_epoch`` and ``gain`` (see `laglens.heads.distributions.distribution_values`), means over the
-        series of the one kind, and of the other, ``other_best_epoch`` and ``other_gain``; ``answer``.
+        series, mean over series, ``in_seed_sd``: effect over it, ``n_seeds``, ``n_series``, ``n_left_out`` (trainings
+        of these series without plateau); ``best_epoch`` and ``gain`` (see
+        `laglens.heads.distributions.distribution_values`), means over the series of the one kind, and of the other,
+        ``other_best_epoch`` and ``other_gain``; ``answer``.
 
     Raises
     ------
