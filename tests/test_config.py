@@ -167,6 +167,24 @@ MISTAKES = {
 }
 
 
+HEADERS = {
+    b"\n \r\nt,GW\r\n1,2\n": "",  # blank lines are no header
+    "t,GW\n1,2\n".encode("utf-16"): "is written in UTF-16 or is no text; save it as UTF-8",
+    b'"' + 140_000 * b"x": "has a header that cannot be read (field larger than field limit (131072)); look for a quote",
+    b"GW,GW\n1,2\n": "has two columns 'GW' in its header; rename one",
+}
+
+
+@pytest.mark.parametrize(("content", "complained"), HEADERS.items(), ids=["blank", "utf-16", "quote", "doubled"])
+def test_the_header_of_a_table_is_read_as_pandas_reads_it(content: bytes, complained: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_bytes(content)
+    written = study(signals__mine={"file": str(tmp_path / "mine.csv"), "column": "GW"})
+    if complained:
+        assert complaint(written).startswith(f"signals.mine.file: '{tmp_path / 'mine.csv'}' {complained}")
+    else:
+        load_study(written)
+
+
 @pytest.mark.parametrize(("changes", "line"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line_that_names_the_key(changes: dict[str, Any], line: str) -> None:
     said = complaint(study(**changes))

@@ -236,10 +236,29 @@ def _missing_tables(study: Study) -> Iterator[str]:
         if not Path(file).is_file():
             yield f"signals.{name}.file: there is no file '{file}'; paths are relative to the folder you run from"
         elif Path(file).suffix.lower() == ".csv":
-            with Path(file).open(newline="", encoding="utf-8-sig", errors="replace") as table:
-                header = next(csv.reader(table), [])
+            try:
+                header = _header(Path(file))
+            except LaglensError as error:
+                yield f"signals.{name}.file: '{file}' {error}"
+                continue
             yield from (
                 f"signals.{name}.{key}: '{file}' has no column '{column}'; {nearest(column, header)}"
                 for key, column in signal.columns
                 if column not in header
             )
+
+
+def _header(file: Path) -> list[str]:
+    """Names of the columns of a CSV file, as pandas names them; raise where it could not read them, or doubles one."""
+    with file.open("rb") as table:
+        if b"\0" in table.read(1024):
+            raise LaglensError("is written in UTF-16 or is no text; save it as UTF-8 (in a spreadsheet: CSV UTF-8)")
+    try:
+        with file.open(newline="", encoding="utf-8-sig", errors="replace") as table:
+            row = next((row for row in csv.reader(table) if len(row) > 1 or "".join(row).strip()), [])
+    except csv.Error as error:
+        raise LaglensError(f"has a header that cannot be read ({error}); look for a quote that is not closed") from error
+    doubled = [column for column in row if column and row.count(column) > 1]
+    if doubled:
+        raise LaglensError(f"has two columns '{doubled[0]}' in its header; rename one")
+    return [column or f"Unnamed: {i}" for i, column in enumerate(row)]
