@@ -170,7 +170,8 @@ MISTAKES = {
 HEADERS = {
     b"\n \r\nt,GW\r\n1,2\n": "",  # blank lines are no header
     "t,GW\n1,2\n".encode("utf-16"): "is written in UTF-16 or is no text; save it as UTF-8",
-    b'"' + 140_000 * b"x": "has a header that cannot be read (field larger than field limit (131072)); look for a quote",
+    b'"'
+    + 140_000 * b"x": "has a header that cannot be read (field larger than field limit (131072)); look for a quote",
     b"GW,GW\n1,2\n": "has two columns 'GW' in its header; rename one",
 }
 

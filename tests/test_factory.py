@@ -316,6 +316,11 @@ FAULTS = {
         {},
         "weights that are not finite in head.bias",
     ),
+    "dropout that stays on": (
+        ENCODER.replace("return self.head(", "return nn.functional.dropout(self.head(").replace("-1])", "-1]))"),
+        {},
+        r"the same input is forecast differently, by up to .* dropout after model\.eval\(\)",
+    ),
     "other lengths than it has": (
         "import laglens\n"
         + ENCODER.replace("return Forecaster(**options)", "return laglens.adapt(Forecaster(), history=24, horizon=6)"),
@@ -347,6 +352,20 @@ def test_a_fault_is_one_line_that_says_where(write, text: str | None, options: d
     with pytest.raises(LaglensError, match=message) as caught:
         load_model("factory", factory, given)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mask_kept_among_the_weights_may_be_infinite(write, tmp_path) -> None:
+    kept = ENCODER.replace(
+        "        self.head", "        self.register_buffer('mask', MASK(history))\n        self.head"
+    ).replace("history[..., None])", "history[..., None]), mask=self.mask")
+    factory = write(kept.replace("class", "MASK = nn.Transformer.generate_square_subsequent_mask\n\nclass"))
+    model = load_model("factory", factory, SIZES)
+    assert model.state_dict()["model.mask"].isinf().any()
+    store.write_weights(
+        model.state_dict(), {"architecture": "factory", "options": model.options}, tmp_path / "m.safetensors"
+    )
+    again = restore_model(store.read_card(tmp_path / "m.safetensors"), store.read_weights(tmp_path / "m.safetensors"))
+    assert again.state_dict()["model.mask"].isinf().any()
 
 
 PATCHED = ENCODER.replace("nn.Linear(1, width)", "nn.Linear(4, width)").replace(

@@ -257,7 +257,9 @@ def _header(file: Path) -> list[str]:
         with file.open(newline="", encoding="utf-8-sig", errors="replace") as table:
             row = next((row for row in csv.reader(table) if len(row) > 1 or "".join(row).strip()), [])
     except csv.Error as error:
-        raise LaglensError(f"has a header that cannot be read ({error}); look for a quote that is not closed") from error
+        raise LaglensError(
+            f"has a header that cannot be read ({error}); look for a quote that is not closed"
+        ) from error
     doubled = [column for column in row if column and row.count(column) > 1]
     if doubled:
         raise LaglensError(f"has two columns '{doubled[0]}' in its header; rename one")

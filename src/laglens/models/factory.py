@@ -20,11 +20,12 @@ from laglens.attention.assembly import records_of
 from laglens.attention.capture import read_attention
 from laglens.errors import LaglensError
 from laglens.models.adapt import Adaptation, AdaptedForecaster
-from laglens.models.forecaster import Forecaster
+from laglens.models.forecaster import Forecaster, broken_weights
 from laglens.models.inferred import OutlineReader, noise
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 PACKAGE = Path(__file__).parents[1]
+ROUNDING = 100  # units in the last place by which two runs on one input may differ
 FOLDERS: dict[str, frozenset[str]] = {}  # of persons' files imported in this process, and what was imported before
 
 
@@ -217,18 +218,18 @@ def _check_state(module: nn.Module, factory: str) -> None:
     foreign = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if foreign:
         raise LaglensError(f"{factory} returned a model whose state holds more than tensors: {', '.join(foreign[:3])}")
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
+    if broken := broken_weights(module, state):
         raise LaglensError(f"{factory} returned weights that are not finite in {', '.join(broken[:3])}")
 
 
 def _try_out(model: AdaptedForecaster) -> None:
-    """Run the model on noise, and compare the tokens of its attention with those of its stacks."""
+    """Run the model on noise, again on the same, and compare the tokens of its attention with those of its stacks."""
     channels = (model.channels,) if model.channels > 1 else ()
     inputs = noise(model, 1, *channels, model.history)
     forecast, capture = read_attention(model, inputs, certify=False, reader=OutlineReader(weigh=False))
     if not torch.isfinite(forecast).all():
         raise LaglensError("the forecast of noise is not finite")
+    _require_repeatable(model, inputs)
     for stack in model.stacks:
         expected = len(stack.query), len(stack.key)
         for layer, records in records_of(stack, capture.records).items():
@@ -238,3 +239,19 @@ def _try_out(model: AdaptedForecaster) -> None:
                     f"stack '{stack.name}': its token maps have {expected[0]} queries and {expected[1]} keys, the "
                     f"attention of '{layer.removeprefix('model.')}' has {shape[0]} and {shape[1]}"
                 )
+
+
+def _require_repeatable(model: AdaptedForecaster, inputs: Tensor) -> None:
+    """Raise where the same input is forecast differently: what an edit changes could not be told from chance."""
+    with torch.no_grad():
+        first, second = model(inputs), model(inputs)
+    # A forecast may be of another type than what it was computed in.
+    types = {weight.dtype for weight in model.parameters() if weight.is_floating_point()} or {torch.float32}
+    rounding = ROUNDING * max(torch.finfo(kind).eps for kind in types)
+    apart = float((first - second).abs().amax()) if first.numel() else 0.0
+    if apart and apart > rounding * float(first.abs().amax()):
+        raise LaglensError(
+            f"the same input is forecast differently, by up to {apart:.2g}: something is drawn at random while "
+            "the model runs; leave out dropout after model.eval() (F.dropout: training=self.training), and draw from a "
+            "generator that each call of forward seeds anew"
+        )

@@ -116,3 +116,9 @@ class ScaledForecaster(Forecaster):
         mean, sd = past.mean(1, keepdim=True), past.std(1, keepdim=True)
         sd = torch.where(sd > 1e-9 * past.abs().amax(1, keepdim=True), sd, 1.0)
         return ((series - mean) / sd).clamp(-self.limit, self.limit).float(), mean, sd
+
+
+def broken_weights(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Names in a state of weights that are not finite, and of buffers that hold NaN: a mask may hold -inf."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    return [k for k, v in state.items() if not (torch.isfinite(v) if k in weights else ~torch.isnan(v)).all()]

@@ -11,7 +11,7 @@ import torch
 
 from laglens.errors import LaglensError
 from laglens.models.architectures import module_and_class
-from laglens.models.forecaster import Forecaster, ScaledForecaster
+from laglens.models.forecaster import Forecaster, ScaledForecaster, broken_weights
 
 
 def architecture_class(architecture: str) -> type[Forecaster]:
@@ -114,8 +114,7 @@ def restore_model(card: Mapping[str, Any], state: Mapping[str, torch.Tensor]) ->
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise LaglensError(f"the weights do not fit architecture '{card['architecture']}': {reason}") from error
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
+    if broken := broken_weights(model, state):
         raise LaglensError(f"weights are not finite in {', '.join(broken[:3])}; train again or take another checkpoint")
     return model
 
