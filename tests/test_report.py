@@ -187,7 +187,8 @@ def cut(period: float, matters: str, effect: float = np.nan, measure: str | floa
         "lower": 0.1,
         "upper": 0.3,
     }
-    return pd.DataFrame([row | {"matters": matters, "head": "encoder L00 H01"}])
+    reason = "too short a history" if matters == "not testable" else ""
+    return pd.DataFrame([row | {"matters": matters, "head": "encoder L00 H01", "reason": reason}])
 
 
 def test_the_summary_answers_each_question_once() -> None:
@@ -205,6 +206,7 @@ def test_the_summary_answers_each_question_once() -> None:
     assert follow["reason"].to_dict() == {24: "", 10: "because 0", 3: "because 0"}
     need = table[table["question"] == NEED].set_index("period")
     assert need["verdict"].to_dict() == {24: yes, 10: no, 3: untestable}
+    assert need.loc[3, "reason"] == "too short a history"
     assert need.loc[24, ["number", "lower", "upper"]].tolist() == pytest.approx([0.2, 0.1, 0.3])
     assert need.loc[10, "number"] == pytest.approx(0.01) and "forecast moved" in need.loc[10, "unit"]
 

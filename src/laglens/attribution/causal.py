@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from laglens.attribution.cuts import HALF_WIDTH, Cut, comb, matched_cuts
+from laglens.attribution.cuts import HALF_WIDTH, Cut, comb, matched_cuts, token_lags
 from laglens.attribution.effects import MEASURES, paired_effect
 from laglens.attribution.knock_out import causal_lag_curve, forecasting_part, knock_out, knock_out_heads, token_step
 from laglens.errors import LaglensError
@@ -22,7 +22,7 @@ NOTHING_TO_CUT = "no attention stack of the model reads the history for the fore
 YES, NO, UNKNOWN = "yes", "no", "not testable"
 COLUMNS = (
     "period", "tokens", "cut", "measure", "effect", "control", "share", "lower", "upper", "win", "size", "n", "spared",
-    "matters", "head", "head_effect",
+    "matters", "head", "head_effect", "reason",
 )  # fmt: skip
 
 
@@ -42,7 +42,8 @@ def measure_knock_outs(
     windows
         ``series (sample, time)``; the horizon may hold NaN.
     periods
-        [input samples]; those under 2 tokens are left out, with the reason in the attribute ``not_testable``.
+        [input samples]; those under 2 tokens or without a multiple on the lags are left out, with the reason in the
+        attribute ``not_testable``.
     half_width
         Of a band on either side of its lag [tokens].
     seed
@@ -63,22 +64,53 @@ def measure_knock_outs(
         As `knock_out`.
     """
     step, n = token_step(model), windows.sizes["sample"]
-    judged = [testability(period, step) for period in periods]
+    judged = {float(period): why_not(model, period, half_width) for period in periods}
     about = windows.attrs | {"half_width": half_width, "samples_per_token": step}
     if not any(forecasting_part(stack, model.history) for stack in model.stacks):
-        refused = {repr(period.period): NOTHING_TO_CUT for period in judged}
+        refused = {repr(period): NOTHING_TO_CUT for period in judged}
         return xr.DataTree(xr.Dataset(attrs=about | {"not_testable": refused, "left_out": NOTHING_TO_CUT}))
     nodes: dict[str, Any] = {"/curve": causal_lag_curve(model, windows, **options)}
     rng = np.random.default_rng(seed)
-    for i, period in enumerate(p.period for p in judged if p.testable != "no"):
+    for i, period in enumerate(period for period, why in judged.items() if not why):
         cuts = matched_cuts([period] * n, model.history, step, rng)
         effects = knock_out(model, windows, cuts, half_width=half_width, **options)
         nodes[f"/period_{i}"] = effects.assign_attrs(effects.attrs | {"period": period, "tokens": period / step})
         whole = Cut("comb", comb([period] * n, model.history))
         heads = knock_out_heads(model, windows, whole, half_width=half_width, **options)
         nodes |= {f"/period_{i}/{name}": node.to_dataset(inherit=False) for name, node in heads.children.items()}
-    refused = {repr(p.period): str(p) for p in judged if p.testable == "no"}
+    refused = {repr(period): why for period, why in judged.items() if why}
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=about | {"not_testable": refused}), **nodes})
+
+
+def why_not(model: Forecaster, period: float, half_width: float = HALF_WIDTH) -> str:
+    """Why a period cannot be knocked out of a model: its tokens or its lags cannot show it; empty text where it can.
+
+    Parameters
+    ----------
+    period
+        [input samples].
+    half_width
+        Of a band on either side of its lag [tokens].
+
+    Raises
+    ------
+    LaglensError
+        The period is not positive and finite.
+    """
+    step = token_step(model)
+    judged = testability(period, step)
+    if judged.testable == "no":
+        return str(judged)
+    teeth = comb([period], model.history)[0]
+    for stack in model.stacks:
+        part = forecasting_part(stack, model.history)
+        lags = token_lags(stack, model.history, part)[..., None] if part else np.empty((0, 1))
+        if (np.abs(lags - teeth) <= half_width * step).any():
+            return ""
+    return (
+        f"no multiple of the period {period:.4g} lies on the lags of the history of {model.history} samples; give the "
+        "model a longer history, or ask for a shorter period"
+    )
 
 
 def relative_lag_curve(curve: xr.DataArray, baseline: xr.DataArray | None = None) -> xr.DataArray:
@@ -122,8 +154,8 @@ def knock_out_table(tree: xr.DataTree, *, confidence: float = 0.95, seed: int = 
     """What each period is worth to the forecast: one row per period, cut (comb or band) and measure.
 
     ``matters`` is yes where the interval of the difference from the controls lies above 0 and the effect is at least
-    0.05 standard deviations of the history; ``head`` is the one whose comb costs most, with its effect. Periods under 2
-    tokens have a row that says ``not testable``.
+    0.05 standard deviations of the history; ``head`` is the one whose comb costs most, with its effect. Periods that
+    could not be cut have a row that says ``not testable``, with the ``reason``.
 
     Parameters
     ----------
@@ -136,8 +168,9 @@ def knock_out_table(tree: xr.DataTree, *, confidence: float = 0.95, seed: int = 
         if name.startswith("period_")
         for row in _rows(node, confidence, seed)
     ]
-    step, refused = tree.attrs["samples_per_token"], map(float, tree.attrs["not_testable"])
-    rows += [{"period": period, "tokens": period / step, "matters": UNKNOWN} for period in refused]
+    step = tree.attrs["samples_per_token"]
+    for period, reason in tree.attrs["not_testable"].items():
+        rows.append({"period": float(period), "tokens": float(period) / step, "matters": UNKNOWN, "reason": reason})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -151,7 +184,7 @@ def _rows(node: xr.DataTree, confidence: float, seed: int) -> list[dict[str, Any
         for cut in ("comb", "band"):
             found = paired_effect(effects, cut, measure=measure, confidence=confidence, seed=seed)
             matters = found.lower > 0 and found.effect >= SMALLEST_EFFECT
-            of_cut: dict[str, Any] = {"cut": cut, "measure": measure, "matters": YES if matters else NO}
+            of_cut: dict[str, Any] = {"cut": cut, "measure": measure, "matters": YES if matters else NO, "reason": ""}
             of_cut |= {"spared": int(effects["spared"].sel(cut=cut)), "head": head, "head_effect": worth}
             rows.append(of_period | asdict(found) | of_cut)
     return rows

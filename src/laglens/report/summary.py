@@ -146,7 +146,7 @@ def _need(cuts: pd.DataFrame | None) -> Iterator[dict[str, Any]]:
         row = by_measure[known[0]] if known else next(iter(by_measure.values()))
         answer = {"question": NEED, "period": period, "verdict": MATTERS[row["matters"]]}
         if not known:
-            yield answer | {"reason": "the tokens or the lags cannot show it"}
+            yield answer | {"reason": row["reason"]}
             continue
         number = row["effect"] - row["control"]
         interval = {"number": number, "lower": row["lower"], "upper": row["upper"], "unit": LOSS[known[0]]}
