@@ -12,6 +12,7 @@ from laglens.lags.combs import comb_contrast, comb_guards, comb_weights
 from laglens.lags.permutation import (
     control_p_values,
     false_discovery_rate,
+    passes,
     period_swap_test,
     pooled_max_test,
     smallest_p,
@@ -124,6 +125,12 @@ def test_p_values_of_single_heads_count_controls():
     controls = np.arange(99.0)[:, None]
     assert control_p_values(np.array([98.5]), controls)[0] == pytest.approx(0.01)
     assert control_p_values(np.array([94.0]), controls)[0] == pytest.approx(0.06)
+
+
+@pytest.mark.parametrize(("confidence", "controls"), [(0.9, 9), (0.95, 19), (0.8, 4), (0.99, 99), (0.7, 9)])
+def test_the_smallest_p_of_just_enough_controls_passes(confidence, controls):
+    p = round((1 - confidence) * (controls + 1)) / (controls + 1)
+    assert passes(p, confidence) and not passes([np.nan, p + 1e-6], confidence).any()
 
 
 def test_false_discovery_rate_is_that_of_statsmodels():

@@ -31,6 +31,7 @@ from laglens.figures.style import (
     write,
 )
 from laglens.figures.times import number
+from laglens.lags.permutation import passes
 
 SHOWN = 4
 PANEL, COLUMN, LINE_UP, TOP = 1.28, 1.95, 2.1, 0.98  # inches: a panel, and from one to the next
@@ -71,7 +72,7 @@ def draw_tracking(
         require(node, NEEDED, "tracking tree")
         nodes[name] = node.assign(tested[name].to_dataset()[["statistic", "p_family"]])
     heads, true = all_heads(nodes), tracked.to_dataset()["true_period"].values
-    best = follow_best(heads, nodes, 1 - confidence)[:SHOWN]
+    best = follow_best(heads, nodes, confidence)[:SHOWN]
     note = _note(true, next(iter(nodes.values())), tested, len(heads), len(best), confidence)
     with look():
         row = row_height(len(heads), TALLEST)
@@ -85,18 +86,18 @@ def draw_tracking(
             axes = place(figure, left, top, PANEL, PANEL, label=f"tracking {head.label}")
             draw_detected(axes, found, true)
             axes.set_ylabel("detected (samples)" if index % 2 == 0 else "")
-        _draw_slopes(figure, heads, nodes, row, 1 - confidence, ascii_lowercase[len(best)])
+        _draw_slopes(figure, heads, nodes, row, confidence, ascii_lowercase[len(best)])
     return figure
 
 
 BOLD: dict[str, Any] = {"fontsize": LABEL + 0.5, "fontweight": "bold"}
 
 
-def follow_best(heads: Sequence[Head], nodes: dict[str, xr.Dataset], alpha: float) -> list[Head]:
+def follow_best(heads: Sequence[Head], nodes: dict[str, xr.Dataset], confidence: float) -> list[Head]:
     """Heads that pass the period swap first; among them those whose strongest lag is a multiple of P most often."""
     found = [head.of(nodes[head.node]) for head in heads]
     above = [head["at_multiple"].item() - head["chance_at_multiple"].item() for head in found]
-    order = sorted(range(len(heads)), key=lambda i: (found[i]["p_family"].item() > alpha, -above[i]))
+    order = sorted(range(len(heads)), key=lambda i: (not passes(found[i]["p_family"].item(), confidence), -above[i]))
     return [heads[i] for i in order]
 
 
@@ -150,7 +151,7 @@ def _two(value: float) -> str:
 
 
 def _draw_slopes(
-    figure: Figure, heads: Sequence[Head], nodes: dict[str, xr.Dataset], row: float, alpha: float, letter: str
+    figure: Figure, heads: Sequence[Head], nodes: dict[str, xr.Dataset], row: float, confidence: float, letter: str
 ) -> None:
     """Slope with interval of every head, and beside it how often its strongest lag is a multiple of the period."""
     left = 2 * COLUMN + 0.42
@@ -168,7 +169,7 @@ def _draw_slopes(
     size = float(np.clip(row * 72 * 0.45, 1.2, 4))
     for index, head in enumerate(heads):
         found = head.of(nodes[head.node])
-        follows = found["p_family"].item() <= alpha
+        follows = passes(found["p_family"].item(), confidence)
         face, colour = (ACCENT, ACCENT) if follows else ("white", MUTED)
         dot: dict[str, Any] = {
             "marker": "o",

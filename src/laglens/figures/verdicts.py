@@ -29,6 +29,7 @@ from laglens.figures.style import (
     write,
 )
 from laglens.figures.times import TimeUnit, number
+from laglens.lags.permutation import passes
 
 NEEDED = ("stack", "layer", "head", "period", "testable", "verdict", "z", "p_family", "p_swap", "contrast", "untrained")
 MOST = 24  # rows; of more heads the best are shown, and the others counted
@@ -85,7 +86,7 @@ def draw_verdicts(
         axes.set_axis_off()
         width = WIDTH - 0.2 - left
         axes.set(xlim=(0, width), ylim=(len(heads), 0))
-        _draw_head_column(figure, axes, table, heads, left, 1 - confidence)
+        _draw_head_column(figure, axes, table, heads, left, confidence)
         marks: list[Mark] = []
         column = min(WIDEST, (width - FOLLOWS) / len(periods))
         for index, period in enumerate(periods):
@@ -95,7 +96,7 @@ def draw_verdicts(
             _write_header(figure, left + start, column, one, unit, len(table["label"].unique()))
             for row, head in enumerate(heads):
                 if head in cells:
-                    marks += _draw_cell(axes, start, row, column, cells[head], 1 - confidence)
+                    marks += _draw_cell(axes, start, row, column, cells[head], confidence)
         _draw_marks(axes, marks)
     return figure
 
@@ -114,9 +115,10 @@ def shown_heads(table: pd.DataFrame) -> list[str]:
     return [label for label in ordered if label in chosen]
 
 
-def conditions_met(row: Mapping[Any, Any], alpha: float) -> tuple[bool, bool, bool]:
+def conditions_met(row: Mapping[Any, Any], confidence: float) -> tuple[bool, bool, bool]:
     """Whether a head's comb beats noise, whether it follows other periods, and whether it beats random weights."""
-    return bool(row["p_family"] <= alpha), bool(row["p_swap"] <= alpha), bool(row["contrast"] > row["untrained"])
+    tests = (bool(passes(row[name], confidence)) for name in ("p_family", "p_swap"))
+    return *tests, bool(row["contrast"] > row["untrained"])
 
 
 def _stack_order(column: pd.Series) -> pd.Series:
@@ -129,7 +131,7 @@ def _label(stack: str, layer: int, head: int) -> str:
 
 
 def _draw_head_column(
-    figure: Figure, axes: Axes, table: pd.DataFrame, heads: Sequence[str], left: float, alpha: float
+    figure: Figure, axes: Axes, table: pd.DataFrame, heads: Sequence[str], left: float, confidence: float
 ) -> None:
     """Names of the heads, and whether each follows periods whatever they are."""
     p_swap = dict(zip(table["label"], table["p_swap"], strict=True))
@@ -139,7 +141,7 @@ def _draw_head_column(
     names, size = fit_names(heads)
     for row, (head, name) in enumerate(zip(heads, names, strict=True)):
         p = float(p_swap[head])
-        follows = p <= alpha
+        follows = passes(p, confidence)
         axes.text(-0.1, row + 0.5, name, ha="right", va="center_baseline", fontsize=size, color=INK)
         style: dict[str, Any] = {"fontweight": "bold"} if follows else {"color": MUTED}
         axes.text(FOLLOWS / 2, row + 0.5, _p(p), ha="center", va="center_baseline", fontsize=SMALL, **style)
@@ -159,7 +161,9 @@ def _write_header(figure: Figure, left: float, width: float, column: pd.DataFram
     write(figure, middle, TOP + HEADER - 0.08, said, room=room, ha="center", fontsize=SMALL, color=MUTED)
 
 
-def _draw_cell(axes: Axes, left: float, row: int, width: float, cell: Mapping[Any, Any], alpha: float) -> list[Mark]:
+def _draw_cell(
+    axes: Axes, left: float, row: int, width: float, cell: Mapping[Any, Any], confidence: float
+) -> list[Mark]:
     """One head at one period: verdict and z; returns a mark for each test, filled where it was passed."""
     background, colour, weight = LOOKS[cell["verdict"]]
     axes.add_patch(Rectangle((left + 0.02, row + 0.06), width - 0.04, 0.88, facecolor=background, linewidth=0))
@@ -171,7 +175,7 @@ def _draw_cell(axes: Axes, left: float, row: int, width: float, cell: Mapping[An
         return []
     narrow = width < MARKS + text_width("no", SMALL, weight) + 0.1
     first = middle - 0.09 if narrow else left + width - 0.28
-    marks = [(first + 0.09 * i, at, met, colour) for i, met in enumerate(conditions_met(cell, alpha))]
+    marks = [(first + 0.09 * i, at, met, colour) for i, met in enumerate(conditions_met(cell, confidence))]
     if narrow:
         return marks
     room = width - MARKS

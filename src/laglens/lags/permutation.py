@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import false_discovery_control
 
 from laglens.errors import LaglensError
@@ -15,6 +15,11 @@ Array = NDArray[np.float64]
 def smallest_p(n: int) -> float:
     """Smallest p-value that n controls or permutations can give: 1 / (n + 1)."""
     return 1 / (n + 1)
+
+
+def passes(p: ArrayLike, confidence: float) -> NDArray[np.bool_]:
+    """Whether a p-value is at most 1 minus the confidence, which floats put just under it: 1 - 0.9 < 0.1."""
+    return np.asarray(p) <= 1 - confidence + 1e-9
 
 
 def pooled_max_test(observed: Array, controls: Array, *, floor: float = 1e-9) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ from laglens.lags.bands import leave_one_out_z, rounding
 from laglens.lags.combs import log_ratio
 from laglens.lags.inputs import autocorrelation_at
 from laglens.lags.layout import Layout
-from laglens.lags.permutation import false_discovery_rate, smallest_p
+from laglens.lags.permutation import false_discovery_rate, passes, smallest_p
 from laglens.lags.profiles import ratio_of_part
 from laglens.lags.reach import NOT_READING, headline
 from laglens.lags.units import in_time
@@ -200,7 +200,7 @@ def _p_values(statistic: Array, confidence: float) -> dict[str, tuple[str, NDArr
         "p_pooled": pooled,
         "q": false_discovery_rate(pooled),
     }
-    found["above"] = found["q"] <= 1 - confidence
+    found["above"] = passes(found["q"], confidence)
     return {name: ("sample", values) for name, values in found.items()}
 
 
@@ -251,7 +251,7 @@ def said_of_series(table: pd.DataFrame, *, confidence: float = 0.95) -> str:
     above = table[table["above"]]
     n, alone = len(table), len(table) / (1 + len(table) * table["n_controls"].max())
     text = f"{len(above)} of {n} series show a lag that noise like them does not"
-    if alone > 1 - confidence:
+    if not passes(alone, confidence):
         text += f" (with so few controls q of one series alone is {alone:.3f} at least; raise lags.series_controls)"
     if above.empty:
         return text

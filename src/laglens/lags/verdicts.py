@@ -14,6 +14,7 @@ from laglens.lags.alike import stack_dataset
 from laglens.lags.contrasts import comb_contrasts
 from laglens.lags.layout import MIN_PAIRS
 from laglens.lags.measure import n_samples
+from laglens.lags.permutation import passes
 from laglens.lags.reach import forecasting_stacks
 from laglens.lags.testability import testability
 from laglens.lags.tracking import followed
@@ -132,7 +133,7 @@ def verdict_table(
         of_head | of_period
         for name in comb_tree.children
         for of_head, i, j in _heads(name, comb_tree, swap_tree, tracking, stretched)
-        for of_period in _periods(stack_dataset(comb_tree, name), i, j, of_head["p_swap"], untrained, 1 - confidence)
+        for of_period in _periods(stack_dataset(comb_tree, name), i, j, of_head["p_swap"], untrained, confidence)
     ]
     empty = {column: 0 if kind == "int64" else False for column, kind in COLUMNS.items() if kind in ("int64", "bool")}
     table = pd.DataFrame([empty | row for row in rows], columns=list(COLUMNS)).astype(COLUMNS)
@@ -182,7 +183,7 @@ def _heads(
 
 
 def _periods(
-    node: xr.Dataset, i: int, j: int, p_swap: float, untrained: xr.DataArray, alpha: float
+    node: xr.Dataset, i: int, j: int, p_swap: float, untrained: xr.DataArray, confidence: float
 ) -> Iterator[dict[str, Any]]:
     """The verdict on one head at every period."""
     step, draws = float(node.attrs["samples_per_token"]), {"n_untrained": untrained.sizes["draw"]}
@@ -191,7 +192,7 @@ def _periods(
     for k, period in enumerate(node["period"].values):
         numbers = {key: float(node[key].values[i, j, k]) for key in TESTED}
         best_untrained = float(untrained.sel(period=period).max())
-        failed = _failed(numbers, p_swap, best_untrained, alpha)
+        failed = _failed(numbers, p_swap, best_untrained, confidence)
         yield (
             draws
             | _judged(float(period), step)
@@ -217,11 +218,11 @@ def _bounds(name: str, interval: Array) -> dict[str, float]:
     return {f"{name}_lower": float(interval[0]), f"{name}_upper": float(interval[1])}
 
 
-def _failed(numbers: dict[str, float], p_swap: float, untrained: float, alpha: float) -> list[str]:
+def _failed(numbers: dict[str, float], p_swap: float, untrained: float, confidence: float) -> list[str]:
     """Which of the three conditions a head misses, in words."""
     conditions = [
-        (numbers["p_family"] <= alpha, "noise with the same memory shows as much"),
-        (not p_swap > alpha, "does not follow other periods"),
+        (bool(passes(numbers["p_family"], confidence)), "noise with the same memory shows as much"),
+        (np.isnan(p_swap) or bool(passes(p_swap, confidence)), "does not follow other periods"),
         (np.isfinite(p_swap), "tokens are too coarse to see whether it follows other periods"),
         (numbers["contrast"] > untrained, "random weights show as much"),
     ]
