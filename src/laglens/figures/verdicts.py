@@ -117,8 +117,8 @@ def shown_heads(table: pd.DataFrame) -> list[str]:
 
 def conditions_met(row: Mapping[Any, Any], confidence: float) -> tuple[bool, bool, bool]:
     """Whether a head's comb beats noise, whether it follows other periods, and whether it beats random weights."""
-    tests = (bool(passes(row[name], confidence)) for name in ("p_family", "p_swap"))
-    return *tests, bool(row["contrast"] > row["untrained"])
+    beats, follows = (bool(passes(row[name], confidence)) for name in ("p_family", "p_swap"))
+    return beats, follows, bool(row["contrast"] > row["untrained"])
 
 
 def _stack_order(column: pd.Series) -> pd.Series:
