@@ -60,6 +60,16 @@ def test_period_is_found_to_a_fraction_of_a_sample(period):
     assert found.fisher_p < 1e-6
 
 
+def test_what_does_not_come_twice_is_no_period():
+    rng = np.random.default_rng(0)
+    walk = estimate_period(series(np.cumsum(rng.normal(size=(3, 384)), axis=1)))
+    assert np.isnan([walk.period, estimate_period(wave(384.0)).period, estimate_period(wave(250.0)).period]).all()
+    assert estimate_period(wave(180.0)).period == pytest.approx(180, rel=0.03)
+    for seed in range(50):
+        found = estimate_period(series(np.random.default_rng(seed).normal(size=(1, 24)))).period
+        assert np.isnan(found) or 2 <= found < 13
+
+
 def test_interval_covers_the_truth_about_as_often_as_it_says():
     covered = 0
     for seed in range(40):

@@ -25,7 +25,8 @@ class PeriodEstimate:
     Attributes
     ----------
     period
-        Of the largest peak of the mean periodogram, refined by a parabola through its log [input samples].
+        Of the largest peak of the mean periodogram, refined by a parabola through its log [input samples]. NaN where
+        what repeats fewer than two times in the series is stronger: a trend, not a period.
     lower, upper
         Percentile bootstrap interval over series; equal to `period` for a single one, NaN for too few windows.
     fisher_p
@@ -247,12 +248,14 @@ def _padded(length: int) -> int:
 
 
 def _peak_period(power: Array) -> float:
-    """Period at the peak of a power spectrum, longest period excluded: (frequency,) -> samples."""
-    first = 4  # one cycle in the whole series is a trend, not a period
+    """Period at the peak of a power spectrum of four times the length, NaN where its slope begins below two cycles."""
+    first = 8  # of the zero-padded frequencies: two cycles in the whole series; fewer are a trend
     at = first + int(np.argmax(power[first:-1]))
+    if power[at - 1] > power[at]:
+        return np.nan
     below, here, above = np.log(np.maximum(power[at - 1 : at + 2], 1e-300))
     curvature = below - 2 * here + above
-    offset = 0.5 * (below - above) / curvature if curvature < 0 else 0.0
+    offset = np.clip(0.5 * (below - above) / curvature, -0.5, 0.5) if curvature < 0 else 0.0
     return 2 * (len(power) - 1) / (at + offset)
 
 
