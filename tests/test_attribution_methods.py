@@ -209,7 +209,7 @@ def test_curves_and_replacements_can_be_left_out() -> None:
     assert set(few.children) == {"explanations", "truth"} and len(replacement_table(few)) == 0
     table = methods_table(few)
     assert list(table["explanation"]) == ["gradient", "recency"] and table["truth_auc"].iloc[0] == 1
-    assert table["comprehensiveness"].isna().all()
+    assert table["comprehensiveness"].isna().all() and (table["n_windows"] == shown.sizes["sample"]).all()
 
 
 def replaced_by_hand(model: torch.nn.Module, history: Tensor, kind: str) -> Tensor:

@@ -77,7 +77,8 @@ def methods_table(compared: xr.DataTree, *, confidence: float = 0.95) -> pd.Data
     -------
     pd.DataFrame
         ``explanation``, ``step``; ``truth_auc``, ``comprehensiveness`` and ``sufficiency`` (areas over shares), each
-        with ``_lower`` and ``_upper``, a Student t interval over ``n_windows``. ``random`` has the AUC of chance.
+        with ``_lower`` and ``_upper``, a Student t interval over at most ``n_windows``. ``random`` has the AUC of
+        chance.
     """
     truth = stack_dataset(compared, "truth")
     faithful = stack_dataset(compared, "faithfulness") if "faithfulness" in compared.children else truth
@@ -88,10 +89,11 @@ def methods_table(compared: xr.DataTree, *, confidence: float = 0.95) -> pd.Data
             "comprehensiveness": _of(faithful, "comprehensiveness_area", name),
             "sufficiency": _of(faithful, "sufficiency_area", name),
         }
-        row: dict[str, Any] = {"explanation": name, "step": truth.attrs["step"]}
+        row: dict[str, Any] = {"explanation": name, "step": truth.attrs["step"], "n_windows": 0}
         for score, values in found.items():
             mean, lower, upper, n = interval(values, confidence)
-            row |= {score: mean, f"{score}_lower": lower, f"{score}_upper": upper, "n_windows": n}
+            row |= {score: mean, f"{score}_lower": lower, f"{score}_upper": upper}
+            row["n_windows"] = max(row["n_windows"], n)
         rows.append(row)
     table = pd.DataFrame(rows)
     chance = table["explanation"] == "random"
