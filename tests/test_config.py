@@ -11,11 +11,13 @@ import yaml
 from models import TINY
 
 from laglens.config.document import reference
+from laglens.config.limits import fewest_controls
 from laglens.config.load import canonical, load_study
 from laglens.config.models import PER_SIGNAL
 from laglens.config.study import Figures, Study
 from laglens.errors import LaglensError
 from laglens.figures.settings import FigureSettings
+from laglens.lags.bands import smallest_controls
 from laglens.launch import read_study
 from laglens.models.registry import build_model
 
@@ -162,7 +164,44 @@ MISTAKES = {
     ),
     "missing column": (
         {"signals__mine": {"file": str(ROOT / "data" / "load.csv"), "column": "gw"}},
-        "signals.mine.column: '" + str(ROOT / "data" / "load.csv") + "' has no column 'gw';",
+        "signals.mine.column: '" + str(ROOT / "data" / "load.csv") + "' has no column 'gw'; did you mean 'GW'?",
+    ),
+    "no such window of the explorer": (
+        {"report__window": 16},
+        "report.window: there is no window 16; attention.windows",
+    ),
+    "unknown head of the explorer": (
+        {"heads__vectors": ["decoder L09 H03"]},
+        "heads.vectors[0]: no model of the runs has the head 'decoder L09 H03'; did you mean 'decoder L0",
+    ),
+    "a head in another form": (
+        {"figures__heads": ["encoder L0 H3"]},
+        "figures.heads[0]: must be a head with two digits for layer and head, such as 'encoder L00 H03', not 'encoder",
+    ),
+    "a factory in another form": (
+        {"models__mine": {"architecture": "factory", "factory": "a.py"}},
+        "models.mine.factory: must be file.py:function, such as my_model.py:build, not 'a.py'",
+    ),
+    "a signal and itself": (
+        {"comparisons__both__signals": ["wave", "wave"]},
+        "comparisons.both.signals: 'wave' is compared with itself; take two signals",
+    ),
+    "too few controls": (
+        {"lags": {"controls": 98, "confidence": 0.99}},
+        "lags.confidence: 0.99 needs at least 99 controls, lags.controls is 98;",
+    ),
+    "less than a token": (
+        {"lags__max_lag": 7},
+        "lags.max_lag: 7 is less than one token of image, which has 8 samples",
+    ),
+    "the whole history": (
+        {"attribution__window": 100},
+        "attribution.window: 100 samples are the whole history of each, which sees 100",
+    ),
+    "no such layer": ({"flow__start": 2}, "flow.start: there is no layer 2 in each, which has 2, counted from 0"),
+    "a name that is taken": (
+        {"models__summary": {"architecture": "encoder"}},
+        "models.summary: this name is taken by the table of all claims",
     ),
 }
 
@@ -225,6 +264,22 @@ def test_shipped_weights_fix_what_shapes_the_model() -> None:
     written = study(models={"image_small": image}, comparisons={})
     written["runs"] = [{"models": ["image_small"], "signals": ["wave"]}]
     assert complaint(written).startswith("models.image_small.width: the shipped weights have 64, not 32;")
+
+
+def test_shipped_weights_fix_how_the_model_was_trained() -> None:
+    image: dict[str, Any] = {"architecture": "image", "weights": "shipped", "train": {"steps": 5}}
+    written = study(models={"image_small": image}, comparisons={})
+    written["runs"] = [{"models": ["image_small"], "signals": ["wave"]}]
+    assert complaint(written).startswith(
+        "models.image_small.train.steps: the shipped weights were trained with 10000, not 5; take that value"
+    )
+    image["train"] = {"steps": 10000}
+    assert load_study(written).pairs == [("image_small", "wave")]
+
+
+@pytest.mark.parametrize("confidence", [0.51, 0.8, 0.9, 0.95, 0.975, 0.99, 0.999])
+def test_controls_that_a_confidence_needs_are_those_that_the_lags_ask_for(confidence: float) -> None:
+    assert fewest_controls(confidence) == smallest_controls(confidence)
 
 
 def test_heads_that_only_one_model_has_are_drawn_for_it_alone() -> None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from laglens.config.section import Section
+from laglens.config.section import FACTORY_PATTERN, Section
 
 CHECKPOINT = "file or folder with the weights, as published; relative to the folder you run from"
 
@@ -112,7 +112,7 @@ class FactoryModel(AdaptedModel):
     """A person's own model, made by their own function."""
 
     architecture: Literal["factory"]
-    factory: str = Field(pattern=r"^.+\.py:[A-Za-z_]\w*$", description="file.py:function that returns the model")
+    factory: str = Field(pattern=FACTORY_PATTERN, description="file.py:function that returns the model")
     checkpoint: str | None = Field(None, description="file or folder handed to the function as `checkpoint`")
     arguments: dict[str, Any] = Field({}, description="keyword arguments of the function")
     seed: int = Field(0, ge=0, description="of weights that the function draws")

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from laglens.config.limits import beyond_models, unreachable
 from laglens.config.messages import nearest
 from laglens.config.models import PER_SIGNAL, SHIPPED, SignalModel
 from laglens.config.signals import OwnTable
@@ -26,16 +27,13 @@ def problems(study: Study) -> Iterator[str]:
     yield from _missing_models(study)
     yield from _altered_shipped_models(study)
     yield from _unknown_heads(study)
-    if study.figures.window >= study.attention.windows:
-        yield (
-            f"figures.window: there is no window {study.figures.window}; attention.windows is "
-            f"{study.attention.windows} and windows are counted from 0"
-        )
+    yield from _taken_names(study)
+    yield from unreachable(study)
     if not named:
         yield from _foreign_comparisons(study)
         yield from _unfit_distributions(study)
         yield from _short_signals(study)
-        yield from _short_horizons(study)
+        yield from beyond_models(study)
         yield from _without_calibration(study)
 
 
@@ -62,8 +60,17 @@ def _unknown_names(study: Study) -> Iterator[str]:
             yield f"{key}: there is no {kind[:-1]} '{name}'; {nearest(name, known)}"
 
 
+def _taken_names(study: Study) -> Iterator[str]:
+    """The claims of a model are a table of its name, beside that of all models."""
+    if "summary" in study.models:
+        yield "models.summary: this name is taken by the table of all claims, results/claims/summary.csv; take another"
+
+
 def _foreign_comparisons(study: Study) -> Iterator[str]:
     for title, comparison in study.comparisons.items():
+        if len(set(comparison.signals)) < len(comparison.signals):
+            yield f"comparisons.{title}.signals: '{comparison.signals[0]}' is compared with itself; take two signals"
+            continue
         foreign = [j for j, name in enumerate(comparison.signals) if (comparison.model, name) not in study.pairs]
         for j in foreign:
             yield (
@@ -148,13 +155,6 @@ def _short_signals(study: Study) -> Iterator[str]:
                 break
 
 
-def _short_horizons(study: Study) -> Iterator[str]:
-    for name in dict.fromkeys(model for model, _ in study.pairs):
-        horizon, step = study.models[name].horizon, study.attribution.step or 1
-        if horizon and step > horizon:
-            yield f"attribution.step: {step} is beyond the horizon of {name}, which forecasts {horizon} samples"
-
-
 def _without_calibration(study: Study) -> Iterator[str]:
     named = [("calibration", i, name) for i, name in enumerate(study.calibration.models)]
     named += [("claims", i, name) for i, name in enumerate(study.claims.models)]
@@ -191,6 +191,15 @@ def _altered_shipped_models(study: Study) -> Iterator[str]:
                         f"models.{name}.{key}: the shipped weights have {value!r}, not {getattr(model, key, None)!r}; "
                         "take that value, or leave 'weights' out to train it"
                     )
+            if "train" not in model.model_fields_set:
+                continue
+            for key, value in shipped["training"].items():
+                written = getattr(model.train, key)
+                if written != value:
+                    yield (
+                        f"models.{name}.train.{key}: the shipped weights were trained with {value!r}, not {written!r}; "
+                        "take that value, or leave 'weights' out to train it"
+                    )
 
 
 def _unknown_heads(study: Study) -> Iterator[str]:
@@ -199,9 +208,10 @@ def _unknown_heads(study: Study) -> Iterator[str]:
     if None in labels:
         return  # the heads of a checkpoint are known once it is read
     known = {label for of_model in labels for label in of_model or ()}
-    for j, label in enumerate(study.figures.heads if study.figures.heads != "auto" else ()):
-        if label not in known:
-            yield f"figures.heads[{j}]: no model of the runs has the head '{label}'; {nearest(label, sorted(known))}"
+    for key, asked in (("figures.heads", study.figures.heads), ("heads.vectors", study.heads.vectors)):
+        for j, label in enumerate(asked if asked != "auto" else ()):
+            if label not in known:
+                yield f"{key}[{j}]: no model of the runs has the head '{label}'; {nearest(label, sorted(known))}"
 
 
 def _missing_models(study: Study) -> Iterator[str]:

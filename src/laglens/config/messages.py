@@ -9,6 +9,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 
+from laglens.config.section import FACTORY_PATTERN, HEAD_PATTERN
+
+FORMS = {  # what a text must be, by the pattern it has to match
+    HEAD_PATTERN: "a head with two digits for layer and head, such as 'encoder L00 H03'",
+    FACTORY_PATTERN: "file.py:function, such as my_model.py:build",
+}
 NAME_RULE = "a name is made of letters, digits, '_' and '-' and starts with a letter or digit (put a number in quotes)"
 DISCRIMINATORS = ("architecture", "generator", "dataset")  # keys that say which section a mapping is
 WANTED = {  # what a value must be, by pydantic's name of the error or its first word; limits come from its context
@@ -52,17 +58,22 @@ def readable(error: ValidationError, model: type[BaseModel], written: Mapping[st
         if sentence:
             sentences[key] = sentence
         else:
-            wanted.setdefault(key, []).append(_wanted(item["type"]).format_map(_short_numbers(item.get("ctx", {}))))
+            context = item.get("ctx", {})
+            form = FORMS.get(context.get("pattern")) or _wanted(item["type"]).format_map(_short_numbers(context))
+            wanted.setdefault(key, []).append(form)
             given[key] = _short(item["input"])
     values = {key: f"must be {' or '.join(wanted[key])}, not {given[key]}" for key in wanted}
+    # A list that may also be a word is wrong as a whole, too, once one of its items is.
+    values = {key: text for key, text in values.items() if not any(k.startswith(f"{key}[") for k in values)}
     return [f"{key}: {text}" for key, text in (values | sentences).items()]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Point from a wrong name to the one that was probably meant, else list them all."""
     valid = list(valid)
-    close = get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(valid) or 'none'}"
+    folded = {one.casefold(): one for one in reversed(valid)}
+    close = get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return f"did you mean '{folded[close[0]]}'?" if close else f"valid: {', '.join(valid) or 'none'}"
 
 
 def one_line(text: str, limit: int = 500) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
+HEAD_PATTERN = r"^[a-z][a-z0-9_]* L\d\d H\d\d$"
+FACTORY_PATTERN = r"^.+\.py:[A-Za-z_]\w*$"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
 from laglens.config.models import Model
-from laglens.config.section import Name, Section
+from laglens.config.section import HEAD_PATTERN, Name, Section
 from laglens.config.signals import Signal
 
 AttributionMethod = Literal[
@@ -19,7 +19,7 @@ AttributionMethod = Literal[
     "occlusion",
 ]
 Replacement = Literal["permuted", "uniform", "identity", "mean", "frozen"]
-HeadLabel = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]* L\d\d H\d\d$")]
+HeadLabel = Annotated[str, StringConstraints(pattern=HEAD_PATTERN)]
 RowStatistic = Literal["entropy", "effective_keys", "top_key"]
 NoiseKind = Literal["white", "shuffled", "ar1_0.6", "ar1_0.9", "ar1_0.97", "random_walk"]
 WaveKind = Literal["sine", "harmonic", "two_periods"]
