@@ -59,7 +59,7 @@ def readable(error: ValidationError, model: type[BaseModel], written: Mapping[st
             sentences[key] = sentence
         else:
             context = item.get("ctx", {})
-            form = FORMS.get(context.get("pattern")) or _wanted(item["type"]).format_map(_short_numbers(context))
+            form = FORMS.get(context.get("pattern", "")) or _wanted(item["type"]).format_map(_short_numbers(context))
             wanted.setdefault(key, []).append(form)
             given[key] = _short(item["input"])
     values = {key: f"must be {' or '.join(wanted[key])}, not {given[key]}" for key in wanted}
