@@ -230,6 +230,8 @@ def test_published_readout_is_the_mean_of_the_subdiagonals():
 
 
 def test_a_part_that_is_not_there_is_named():
+    with pytest.raises(LaglensError, match="no attribute 'samples_per_token'; take a stack of what laglens.to_time"):
+        lag_profile(exact("same").drop_attrs(), "history->history", history=HISTORY)
     with pytest.raises(LaglensError, match="no pairs in part 'cross->history'; it has horizon->history"):
         lag_profile(node_of(time_tree(samples=1)), "cross->history", history=HISTORY)
 

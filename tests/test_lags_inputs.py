@@ -99,6 +99,14 @@ def test_straight_lines_and_short_series_are_refused():
         estimate_period(series([np.sin(np.arange(50.0)), np.arange(50.0)]))
     with pytest.raises(LaglensError, match="too short to look for periods"):
         input_autocorrelation(series(np.arange(5.0)))
+    noise = wave(8)
+    for function in (estimate_period, input_autocorrelation, input_periodogram):
+        with pytest.raises(LaglensError, match=r"dimensions \(time\) have no 'sample'; .*expand_dims\('sample'\)"):
+            function(noise[0])
+    with pytest.raises(LaglensError, match="1 values are not finite, the first at sample 2, time 5"):
+        input_autocorrelation(noise.where(np.arange(noise.size).reshape(noise.shape) != 2 * 384 + 5))
+    with pytest.raises(LaglensError, match="n_lags is 384; series of 384 samples have lags 0 to 383"):
+        input_autocorrelation(noise, n_lags=384)
 
 
 def test_rank_correlation_is_that_of_scipy():

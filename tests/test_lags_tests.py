@@ -139,6 +139,10 @@ def test_false_discovery_rate_is_that_of_statsmodels():
     p = np.random.default_rng(4).uniform(size=30) ** 2
     np.testing.assert_allclose(false_discovery_rate(p), multipletests(p, method="fdr_bh")[1])
     np.testing.assert_allclose(false_discovery_rate(p, dependence="any"), multipletests(p, method="fdr_by")[1])
+    with pytest.raises(LaglensError, match="dependence is 'all'; it must be one of positive, any"):
+        false_discovery_rate(p, dependence="all")
+    with pytest.raises(LaglensError, match="a p-value is NaN or not between 0 and 1"):
+        false_discovery_rate(np.append(p, np.nan))
 
 
 # -- period swap ---------------------------------------------------------------------------------------------------

@@ -105,6 +105,13 @@ def test_a_signal_too_short_for_the_model_is_named() -> None:
         windows(make_signal({"dataset": "nile"}, name="river").value, 256, 128, 4)
 
 
+def test_a_single_series_is_told_that_it_needs_a_sample_dimension() -> None:
+    series = xr.Dataset({"value": ramp(1, 300)[0]})
+    for function in (lambda: windows(series.value, 100, 20, 4), lambda: make_control(series, 3)):
+        with pytest.raises(LaglensError, match=r"dimensions \(time\) have no 'sample'"):
+            function()
+
+
 @pytest.mark.parametrize("coefficient", [0.9, 0.3, -0.6])
 def test_control_has_the_short_memory_and_the_values_of_each_sample(coefficient: float) -> None:
     spec = {"generator": "heavy_tailed_ar1", "coefficient": coefficient, "length": 4000, "samples": 2}

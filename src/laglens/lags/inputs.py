@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from statsmodels.tsa.stattools import acf
 
 from laglens.errors import LaglensError
+from laglens.labels import require_dims, require_finite
 from laglens.lags.precision import Resamples, quantile_interval, resample_windows
 
 Array = NDArray[np.float64]
@@ -45,10 +46,14 @@ def input_autocorrelation(series: xr.DataArray, *, n_lags: int | None = None) ->
     Raises
     ------
     LaglensError
-        A series is constant.
+        A series is constant or not finite, or no longer than `n_lags`.
     """
     values = _detrended(series)
     n_lags = values.shape[1] - 1 if n_lags is None else n_lags
+    if not 0 <= n_lags < values.shape[1]:
+        raise LaglensError(
+            f"n_lags is {n_lags}; series of {values.shape[1]} samples have lags 0 to {len(values[0]) - 1}"
+        )
     found = np.mean([acf(row, nlags=n_lags, fft=True) for row in values], axis=0)
     lag = xr.Variable("lag", np.arange(n_lags + 1.0), {"units": "input samples"})
     return xr.DataArray(found, dims="lag", coords={"lag": lag}, attrs={"long_name": "autocorrelation of the input"})
@@ -260,6 +265,8 @@ def _peak_period(power: Array) -> float:
 
 
 def _detrended(series: xr.DataArray) -> Array:
+    require_dims(series, "sample", "time")
+    require_finite(series)
     values = detrend(np.asarray(series.transpose("sample", "time").values, np.float64), axis=1)
     if values.shape[1] < 8:
         raise LaglensError(f"a series of {values.shape[1]} samples is too short to look for periods; 8 are needed")

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from laglens.errors import LaglensError
+from laglens.labels import require_attr
 from laglens.models.tokens import HISTORY, HORIZON
 
 Mask = NDArray[np.bool_]
@@ -170,7 +171,8 @@ class PairTable:
         Raises
         ------
         LaglensError
-            `visible` does not have the shape of the map, or no query part has a pair.
+            `node` does not say how many samples a token has, `visible` does not have the shape of the map, or no query
+            part has a pair.
         """
         query, key = Axis.of(node, "query", history), Axis.of(node, "key", history)
         shape = (len(query.time), len(key.time))
@@ -180,7 +182,7 @@ class PairTable:
                 visible = np.subtract.outer(query.time, key.time) >= 0
         if visible.shape != shape:
             raise LaglensError(f"the mask of visible keys is {visible.shape}, the attention map is {shape}")
-        step = float(node.attrs["samples_per_token"])
+        step = float(require_attr(node, "samples_per_token", "take a stack of what laglens.to_time returns"))
         masks = {part: mask & visible for part, mask in part_masks(query, key).items()}
         parts = {part: mask for part, mask in masks.items() if mask.any()}
         if not parts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
@@ -70,8 +72,19 @@ def false_discovery_rate(p: Array, *, dependence: str = "positive") -> Array:
     """Smallest false discovery rate at which each head is a discovery, ``(head,)``; for exploration.
 
     ``positive``: Benjamini and Hochberg 1995; ``any``: Benjamini and Yekutieli 2001, for arbitrary dependence.
+
+    Raises
+    ------
+    LaglensError
+        Another `dependence`, or a p-value that is NaN or not between 0 and 1.
     """
-    return false_discovery_control(p, method={"positive": "bh", "any": "by"}[dependence])
+    methods: dict[str, Literal["bh", "by"]] = {"positive": "bh", "any": "by"}
+    if dependence not in methods:
+        raise LaglensError(f"dependence is {dependence!r}; it must be one of {', '.join(methods)}")
+    p = np.asarray(p, np.float64)
+    if not ((p >= 0) & (p <= 1)).all():  # NaN is neither
+        raise LaglensError("a p-value is NaN or not between 0 and 1; leave heads that were not tested out")
+    return false_discovery_control(p, method=methods[dependence])
 
 
 def swap_statistic(contrast: Array, label: NDArray[np.int64]) -> Array:

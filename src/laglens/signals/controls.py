@@ -11,6 +11,7 @@ from scipy.stats import norm, rankdata
 from statsmodels.regression.linear_model import burg
 
 from laglens.errors import LaglensError
+from laglens.labels import require_dims
 from laglens.signals.streams import stream
 
 LARGEST = 1 - 1e-6  # coefficient; a straight line or an alternating series would give 1
@@ -46,6 +47,7 @@ def make_control(signal: xr.Dataset, replicates: int, seed: int = 0) -> xr.Datas
     """
     if replicates < 1:
         raise LaglensError(f"{replicates} control replicates: at least 1 is needed")
+    require_dims(signal["value"], "sample", "time")
     observed = signal["value"].transpose("sample", "time")
     name = signal.attrs.get("name", "signal")
     coefficient = [_lag_one(series, f"signal '{name}', sample {k}") for k, series in enumerate(observed.values)]

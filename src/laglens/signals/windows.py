@@ -7,6 +7,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from laglens.errors import LaglensError
+from laglens.labels import require_dims
 
 
 def windows(
@@ -45,6 +46,7 @@ def windows(
     LaglensError
         The series is shorter than the history, or the signal has not one sample for every channel.
     """
+    require_dims(value, "sample", "time")
     n_samples, length = value.sizes["sample"], value.sizes["time"]
     if min(history, n) < 1 or horizon < 0:
         raise LaglensError(f"history {history}, horizon {horizon} and {n} windows: at least 1, 0 and 1 are needed")
