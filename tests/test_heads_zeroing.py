@@ -132,6 +132,20 @@ def test_it_is_a_column_of_the_importance() -> None:
     assert (table["value_zeroing"] > 0).all()
 
 
+def test_a_flat_window_has_no_importance_in_its_units_and_is_left_out_of_the_means() -> None:
+    model, cut = tiny("encoder", history=24, horizon=4), shown(tiny("encoder", history=24, horizon=4))
+    whole = importance_table(measure_importance(model, cut))
+    flat = cut.isel(sample=[*range(cut.sizes["sample"]), 0])
+    flat["series"][-1, :24] = 2.0
+    importance = measure_importance(model, flat)
+    table = importance_table(importance)
+    for name in ("michel", "error_change", "forecast_change", "signed"):
+        np.testing.assert_allclose(table[name], whole[name], rtol=1e-4, atol=1e-7)
+    assert f"1 of {flat.sizes['sample']} windows" in importance.attrs["left_out"]
+    with pytest.raises(LaglensError, match="every window is constant, .* choose another stretch"):
+        measure_importance(model, flat.isel(sample=[-1]))
+
+
 @pytest.mark.parametrize("kind", ["encoder", "encoder_decoder"])
 def test_the_layer_is_the_element_of_the_list_that_holds_the_attention(kind: str) -> None:
     model = tiny(kind, history=24, horizon=4)

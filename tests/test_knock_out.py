@@ -16,6 +16,7 @@ from laglens.attribution.effects import MEASURES, paired_effect
 from laglens.attribution.knock_out import causal_lag_curve, knock_out, knock_out_heads, token_step
 from laglens.attribution.ranking import rank_heads
 from laglens.errors import LaglensError
+from laglens.figures.knock_out import draw_knock_out
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack, TokenMap
 
@@ -223,6 +224,35 @@ def test_all_knock_outs_of_a_signal_in_one_table(waves):
     assert set(still["matters"]) == {"no"}
 
 
+def test_a_flat_window_is_left_out_and_two_are_too_few(waves, caplog):
+    waves["series"][3] = 7.0
+    tree = measure_knock_outs(Copier(), waves, [12.0])
+    table = knock_out_table(tree)
+    comb = table[(table["cut"] == "comb") & (table["measure"] == "error_change")].iloc[0]
+    rest = knock_out_table(measure_knock_outs(Copier(), waves.isel(sample=[0, 1, 2, 4]), [12.0]))
+    alone = rest[(rest["cut"] == "comb") & (rest["measure"] == "error_change")].iloc[0]
+    assert comb["n"] == 4 and comb[["effect", "head_effect"]].tolist() == pytest.approx([alone["effect"]] * 2)
+    assert tree.attrs["flat_windows"] == 1 and "1 of 5 windows are left out" in caplog.text
+    assert np.isnan(tree["curve"]["forecast_change"].sel(sample=3)).all()
+    assert len(draw_knock_out(tree, table).axes) == 3
+    few = measure_knock_outs(Copier(), waves.isel(sample=[0, 3, 4]), [12.0])
+    table = knock_out_table(few)
+    assert table[["period", "matters", "reason"]].values.tolist() == [
+        [12.0, "not testable", "2 windows; 3 are needed"],
+    ]
+    assert "2 windows; 3 are needed" in "".join(text.get_text() for text in draw_knock_out(few, table).texts)
+
+
+def test_a_model_of_one_token_has_an_empty_curve(waves):
+    curve = causal_lag_curve(Copier(), waves, longest=1.0)
+    assert curve["forecast_change"].shape == (0, 5)
+    tree = xr.DataTree.from_dict(
+        {"/": xr.Dataset(attrs=curve.attrs | {"not_testable": {"12.0": "why"}}), "/curve": curve}
+    )
+    said = draw_knock_out(tree, knock_out_table(tree))
+    assert "no lag of 2 tokens" in "".join(text.get_text() for text in said.texts)
+
+
 def test_heads_are_ranked_by_what_they_cost_alone():
     series = np.sin(2 * np.pi * np.arange(60) / 12 + np.arange(5)[:, None])
     table = rank_heads(measure_knock_outs(Copier(), windows(series), [12.0, 1.5]))
@@ -261,7 +291,7 @@ def test_wrong_asks_are_refused(waves):
     model = Copier()
     with pytest.raises(LaglensError, match="cut 'comb' has lags for another number of samples than 5"):
         knock_out(model, waves, [Cut("comb", (np.array([12.0]),))])
-    with pytest.raises(LaglensError, match="window 0 is constant"):
+    with pytest.raises(LaglensError, match="every window is constant, .* choose another stretch"):
         knock_out(model, windows(np.ones((2, 60))), [Cut("comb", (np.array([12.0]),) * 2)])
     effects = knock_out(model, waves, [Cut("comb", (np.array([12.0]),) * 5)])
     with pytest.raises(LaglensError, match="no cut 'comb' with controls"):

@@ -125,6 +125,7 @@ def test_too_few_controls_and_no_stack_are_said() -> None:
     nothing = xr.DataTree(xr.Dataset(attrs={"left_out": {"encoder": "it has one token"}}))
     table = series_table(judge_series(nothing), panel(), history=64)
     assert set(table["reason"]) == {"stack 'encoder': it has one token"} and not table["above"].any()
+    assert said_of_series(table) == "no series can be judged: stack 'encoder': it has one token"
     assert len(table) == SERIES and table[["lag", "layer", "head"]].isna().all(axis=None)
 
 

@@ -16,7 +16,9 @@ from laglens.attribution.knock_out import causal_lag_curve, forecasting_part, kn
 from laglens.errors import LaglensError
 from laglens.lags.testability import testability
 from laglens.models.forecaster import Forecaster
+from laglens.progress import logger
 
+FEWEST_WINDOWS = 3
 SMALLEST_EFFECT = 0.05  # standard deviations of the history; random weights stay below 0.02
 NOTHING_TO_CUT = "no attention stack of the model reads the history for the forecast; nothing to cut"
 YES, NO, UNKNOWN = "yes", "no", "not testable"
@@ -70,6 +72,9 @@ def measure_knock_outs(
         refused = {repr(period): NOTHING_TO_CUT for period in judged}
         return xr.DataTree(xr.Dataset(attrs=about | {"not_testable": refused, "left_out": NOTHING_TO_CUT}))
     nodes: dict[str, Any] = {"/curve": causal_lag_curve(model, windows, **options)}
+    if flat := nodes["/curve"].attrs.get("flat_windows", 0):
+        about |= {"flat_windows": flat}
+        logger.warning("%d of %d windows are left out of the effects: their history is constant", flat, n)
     rng = np.random.default_rng(seed)
     for i, period in enumerate(period for period, why in judged.items() if not why):
         cuts = matched_cuts([period] * n, model.history, step, rng)
@@ -139,8 +144,8 @@ def relative_lag_curve(curve: xr.DataArray, baseline: xr.DataArray | None = None
     log = _log(curve)
     if baseline is not None:
         return log - _log(baseline).mean("sample")
-    n = curve.sizes["sample"]
-    if n < 2:
+    n = log.count("sample")  # a window of a constant history has no effect
+    if curve.sizes["sample"] < 2:
         raise LaglensError("one sample has no others to be compared with; give a baseline of other inputs")
     return (log - log.mean("sample")) * (n / (n - 1))
 
@@ -155,7 +160,7 @@ def knock_out_table(tree: xr.DataTree, *, confidence: float = 0.95, seed: int = 
 
     ``matters`` is yes where the interval of the difference from the controls lies above 0 and the effect is at least
     0.05 standard deviations of the history; ``head`` is the one whose comb costs most, with its effect. Periods that
-    could not be cut have a row that says ``not testable``, with the ``reason``.
+    could not be cut, or in fewer than 3 windows, have a row that says ``not testable``, with the ``reason``.
 
     Parameters
     ----------
@@ -177,8 +182,12 @@ def knock_out_table(tree: xr.DataTree, *, confidence: float = 0.95, seed: int = 
 def _rows(node: xr.DataTree, confidence: float, seed: int) -> list[dict[str, Any]]:
     effects, rows = node.to_dataset(inherit=False), []
     of_period = {"period": effects.attrs["period"], "tokens": effects.attrs["tokens"]}
+    known = {name: np.count_nonzero(np.isfinite(effects[name].sel(cut="comb").values)) for name in MEASURES}
+    if max(known.values()) < FEWEST_WINDOWS:
+        reason = f"{max(known.values())} windows; {FEWEST_WINDOWS} are needed"
+        return [of_period | {"matters": UNKNOWN, "reason": reason}]
     for measure in MEASURES:
-        if np.count_nonzero(np.isfinite(effects[measure].sel(cut="comb").values)) < 3:
+        if known[measure] < FEWEST_WINDOWS:
             continue  # no truth to compare with
         head, worth = _needed_head(node, measure)
         for cut in ("comb", "band"):

@@ -77,12 +77,14 @@ def knock_out(
         In standard deviations of each window's history: ``forecast_change (cut, sample)``, mean over the horizon of
         the absolute difference from the intact forecast; ``error_change (cut, sample)``, mean absolute error with the
         cut minus without (NaN where the truth is not known); ``error (sample)`` of the intact forecast. ``spared
-        (cut)``: queries that would have lost every key, and kept all.
+        (cut)``: queries that would have lost every key, and kept all. Windows of a constant history have no unit: they
+        are NaN, and counted in the attribute ``flat_windows``.
 
     Raises
     ------
     LaglensError
-        The model has no horizon or no stack that reads its history for it; a cut has other samples than the windows.
+        The model has no horizon or no stack that reads its history for it; a cut has other samples than the windows;
+        the history of every window is constant.
     """
     if model.horizon < 1:
         raise LaglensError("the model does not forecast, so a knock-out has no effect to measure")
@@ -105,7 +107,8 @@ def knock_out(
         parts = zip(shown.split(batch), edits, strict=True)
         changed.append(torch.cat([_forecast(model, part, edit, clean) for part, edit in parts]))
         spared.append(sum(edit.spared for edit in edits))
-    return _effects(windows, model, intact, torch.stack(changed), [cut.name for cut in cuts], spared)
+    moved = torch.stack(changed) if changed else intact.new_empty((0, *intact.shape))
+    return _effects(windows, model, intact, moved, [cut.name for cut in cuts], spared)
 
 
 def causal_lag_curve(
@@ -222,8 +225,13 @@ def _effects(
 ) -> xr.Dataset:
     series = windows["series"].transpose("sample", "time").values
     sd = series[:, : model.history].std(1, ddof=1)
-    if not (sd > 0).all():
-        raise LaglensError(f"the history of window {int(sd.argmin())} is constant, so effects have no unit")
+    flat = ~(sd > 0)
+    if flat.all():
+        raise LaglensError(
+            "the history of every window is constant, so effects have no unit; choose another stretch of the series, "
+            "or remove its flat part"
+        )
+    sd = np.where(flat, np.nan, sd)
     truth = series[:, model.history : model.history + model.horizon]
     before, after = intact.cpu().numpy(), changed.cpu().numpy()
     error = _mean_known(np.abs(before - truth)) / sd
@@ -236,7 +244,8 @@ def _effects(
             "spared": ("cut", np.array(spared)),
         },
         coords={"cut": np.array(names, dtype=object), "sample": windows["sample"].values},
-        attrs={"history": model.history, "horizon": model.horizon, "samples_per_token": token_step(model)},
+        attrs={"history": model.history, "horizon": model.horizon, "samples_per_token": token_step(model)}
+        | ({"flat_windows": int(flat.sum())} if flat.any() else {}),
     )
 
 

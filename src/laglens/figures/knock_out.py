@@ -75,12 +75,15 @@ def draw_knock_out(
     curve = effects.children["curve"].to_dataset(inherit=False)
     require(curve, ("forecast_change",), "causal lag curve")
     require(table, NEEDED, "table of knock-outs")
+    if not curve.sizes["lag"]:
+        with look():
+            return explain(title, subtitle, "Not cut: the model has no lag of 2 tokens or more.")
     signal = effects.attrs.get("signal", {})
     unit, step = TimeUnit.of(signal), float(effects.attrs["samples_per_token"])
     known = _rhythms(table, signal.get("truth", {}), step)
     measure, rows = _measured(table)
     ranked = _ranked_heads(effects, rows, measure)
-    note = _note(curve, known, unit, step, measure, rows, confidence, signal)
+    note = _note(curve, known, unit, step, measure, rows, confidence, signal, _why_none(table))
     with look():
         top = 0.84 + truth.TIER * min(len(known), truth.ROWS)
         lower_top = top + CURVE + 0.86
@@ -109,8 +112,8 @@ def draw_causal_curve(axes: Axes, curve: xr.Dataset, known: Sequence[truth.Rhyth
         True periods, marked with their multiples.
     """
     change = curve["forecast_change"].transpose("lag", "sample").values
-    lag, mean = curve["lag"].values, change.mean(1)
-    low, high = np.percentile(change, [25, 75], axis=1)
+    lag, mean = curve["lag"].values, np.nanmean(change, 1)
+    low, high = np.nanpercentile(change, [25, 75], axis=1)
     axes.fill_between(lag, low, high, color=BAND, linewidth=0, zorder=1)
     axes.plot(lag, mean, color=ACCENT, zorder=3, gid="mean")
     best = int(mean.argmax())
@@ -215,7 +218,7 @@ def _ranked_heads(effects: xr.DataTree, rows: pd.DataFrame, measure: str) -> lis
         return []
     stacks = {name: child.to_dataset(inherit=False)[measure] for name, child in node.children.items()}
     worth = [(head, head.of(stacks[head.node]).values) for head in all_heads(stacks)]
-    return sorted(worth, key=lambda pair: -np.nan_to_num(pair[1].mean(), nan=-np.inf))[:HEADS]
+    return sorted(worth, key=lambda pair: -np.nan_to_num(np.nanmean(pair[1]), nan=-np.inf))[:HEADS]
 
 
 def _draw_heads(
@@ -237,6 +240,12 @@ def _draw_heads(
     axes.set_xlabel(MEASURES[measure][0])
 
 
+def _why_none(table: pd.DataFrame) -> str:
+    """Why no period of the table was cut."""
+    reasons = table["reason"].dropna().unique().tolist() if "reason" in table else []
+    return "; ".join(filter(None, reasons)) or "there is no period to cut"
+
+
 def _note(
     curve: xr.Dataset,
     known: Sequence[truth.Rhythm],
@@ -246,6 +255,7 @@ def _note(
     rows: pd.DataFrame,
     confidence: float,
     signal: Mapping[str, Any],
+    reason: str,
 ) -> str:
     lag, testable = curve["lag"].values, [rhythm for rhythm in known if rhythm.testable != "no" and rhythm.repeats]
     near = [np.abs(lag - np.maximum(1, np.round(lag / r.samples)) * r.samples) <= step for r in testable]
@@ -259,7 +269,7 @@ def _note(
         "stroke; filled: it matters (interval above 0, effect at least 0.05); wins: windows in which the cut costs "
         f"more than its controls. c: mean and middle half of the windows, at most {HEADS} heads."
         if len(rows)
-        else "There is no period to cut."
+        else f"Nothing to compare: {reason}."
     )
     return (
         f"{curve.sizes['sample']} windows; effects in standard deviations of the history. a: mean, the lag that moves "

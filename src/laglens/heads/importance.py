@@ -26,6 +26,7 @@ from laglens.heads.zeroing import zeroed_heads
 from laglens.lags.alike import stack_dataset
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack
+from laglens.progress import logger
 
 Array = NDArray[np.float64]
 GRADIENT = {
@@ -91,6 +92,10 @@ def measure_importance(
         told = [f"value zeroing of stack '{name}': {why}" for name, why in parts[-1].attrs["left_out"].items()]
     except LaglensError as error:  # layers that cannot run alone
         told = [str(error)]
+    if flat := np.count_nonzero(np.isnan(spread(shown_and_truth(model, windows)[0]))):
+        said = f"{flat} of {windows.sizes['sample']} windows, whose history is constant, have no error in its units"
+        logger.warning(said)
+        told.append(said)
     reason = "; ".join(filter(None, (reason, *told)))
     merged = {
         name: xr.merge([stack_dataset(part, name) for part in parts if name in part.children], compat="no_conflicts")
@@ -121,7 +126,8 @@ def head_importance(
     -------
     xr.DataTree
         ``michel``, ``michel_token``, ``michel_map`` and ``signed (sample, layer, head)``: always michel <= michel_token
-        <= michel_map. NaN for windows without a known horizon. Decoding steps are summed, as one gate acts on all.
+        <= michel_map. NaN for windows without a known horizon or of a constant history. Decoding steps are summed, as
+        one gate acts on all.
 
     Raises
     ------
@@ -140,13 +146,15 @@ def head_importance(
         )
     model = model.eval().to(device)
     shown, truth = shown_and_truth(model, windows)
+    sd = spread(shown)
+    truth = np.where(np.isnan(sd)[:, None], np.nan, truth)  # no error where it has no unit
     if not np.isfinite(truth).any():
         raise NothingToMeasureError("no window has a known horizon, so the forecast has no error")
     step = max((batch or windows_at_once(model)) // model.channels, 1) * model.channels
     found: dict[str, dict[str, list[Array]]] = {stack.name: {} for stack in model.stacks}
     for start in range(0, len(shown), step):
         part = slice(start, start + step)
-        for place, name, values in _of_batch(model, shown[part], truth[part], device):
+        for place, name, values in _of_batch(model, shown[part], truth[part], np.nan_to_num(sd[part], nan=1.0), device):
             found[place].setdefault(name, []).append(values)
     known: NDArray[np.bool_] = np.asarray(np.isfinite(truth).any(1))[:, None]
     nodes = {}
@@ -187,7 +195,7 @@ def importance_table(importance: xr.DataTree) -> pd.DataFrame:
 
 
 def _of_batch(
-    model: Forecaster, shown: Array, truth: Array, device: torch.device | str
+    model: Forecaster, shown: Array, truth: Array, sd: Array, device: torch.device | str
 ) -> Iterator[tuple[str, str, Array]]:
     """Stack, measure and values ``(sample, layer, head)`` of the windows of a batch."""
     reader = GradientReader()
@@ -196,7 +204,7 @@ def _of_batch(
     with torch.enable_grad(), AttentionCapture(model, certify=False, reader=reader):
         forecast = model(together)
         forecast = forecast if model.channels == 1 else forecast.flatten(0, 1)
-        loss = _loss(forecast, torch.from_numpy(truth).to(device), torch.from_numpy(spread(shown)).to(device))
+        loss = _loss(forecast, torch.from_numpy(truth).to(device), torch.from_numpy(sd).to(device))
     calls = {layer: _calls(stack, reader.weights, layer) for stack in model.stacks for layer in stack.layers}
     weights = [tensor for tensors in calls.values() for tensor in tensors]
     if not loss.requires_grad or not all(tensor.requires_grad for tensor in weights):

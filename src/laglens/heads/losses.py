@@ -32,17 +32,20 @@ def shown_and_truth(model: Forecaster, windows: xr.Dataset) -> tuple[Array, Arra
 
 
 def spread(shown: Array) -> Array:
-    """Standard deviation of each history, ``(sample,)``.
+    """Standard deviation of each history, ``(sample,)``; NaN where it is constant, as errors have no unit there.
 
     Raises
     ------
     LaglensError
-        One of them is constant.
+        All of them are constant.
     """
     sd = shown.std(1, ddof=1)
-    if not (sd > 0).all():
-        raise LaglensError(f"the history of window {int(sd.argmin())} is constant, so errors have no unit")
-    return sd
+    if not (sd > 0).any():
+        raise LaglensError(
+            "the history of every window is constant, so errors have no unit; choose another stretch of the series, or "
+            "remove its flat part"
+        )
+    return np.where(sd > 0, sd, np.nan)
 
 
 def labelled_heads(

@@ -248,6 +248,9 @@ def series_table(tested: xr.DataTree, signal: xr.Dataset, history: int, n_window
 
 def said_of_series(table: pd.DataFrame, *, confidence: float = 0.95) -> str:
     """How many series stand out from noise, and at which lags most of them do; `confidence` as in `judge_series`."""
+    reasons = table["reason"].fillna("")
+    if len(reasons) and reasons.all():
+        return f"no series can be judged: {reasons.iloc[0]}"
     above = table[table["above"]]
     n, alone = len(table), len(table) / (1 + len(table) * table["n_controls"].max())
     text = f"{len(above)} of {n} series show a lag that noise like them does not"
