@@ -243,7 +243,7 @@ def _draw_heads(
 def _why_none(table: pd.DataFrame) -> str:
     """Why no period of the table was cut."""
     reasons = table["reason"].dropna().unique().tolist() if "reason" in table else []
-    return "; ".join(filter(None, reasons)) or "there is no period to cut"
+    return f": {'; '.join(map(str, reasons))}" if any(reasons) else ""
 
 
 def _note(
@@ -269,7 +269,7 @@ def _note(
         "stroke; filled: it matters (interval above 0, effect at least 0.05); wins: windows in which the cut costs "
         f"more than its controls. c: mean and middle half of the windows, at most {HEADS} heads."
         if len(rows)
-        else f"Nothing to compare: {reason}."
+        else f"There is no period to cut{reason}."
     )
     return (
         f"{curve.sizes['sample']} windows; effects in standard deviations of the history. a: mean, the lag that moves "
