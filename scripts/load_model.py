@@ -1,6 +1,7 @@
 """Load a model of others, and keep its weights and what builds it again."""
 
 from laglens.job import job
+from laglens.models.agreement import check_horizon
 from laglens.models.card import model_card
 from laglens.models.registry import load_model
 from laglens.store import write_weights
@@ -8,6 +9,7 @@ from laglens.store import write_weights
 with job() as snakemake:
     spec = snakemake.params.spec
     model = load_model(spec["architecture"], spec["source"], spec["options"], seed=spec["seed"])
+    check_horizon(model, spec["options"]["horizon"], snakemake.wildcards.model)
     card = model_card(
         model,
         name=snakemake.wildcards.model,

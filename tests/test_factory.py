@@ -15,8 +15,10 @@ from torch import nn
 import laglens
 from laglens import store
 from laglens.attention.capture import read_attention
+from laglens.config.load import load_study
 from laglens.errors import LaglensError
 from laglens.launch import own_code
+from laglens.models.agreement import check_horizon
 from laglens.models.registry import build_model, load_model, restore_model
 from laglens.models.tokens import HISTORY, HORIZON
 
@@ -298,6 +300,23 @@ def test_the_digest_follows_the_files_that_are_imported(write) -> None:
     write("PART = (\n", "nets/parts.py")
     with pytest.raises(LaglensError, match="parts.py, line 1: '\\(' was never closed"):
         digest(factory)
+
+
+def test_a_model_that_does_not_forecast_is_one_that_the_config_says_does_not(write) -> None:
+    code = ENCODER.replace("return Forecaster(**options)", "return laglens.adapt(Forecaster(), history=24, horizon=0)")
+    factory = write("import laglens\n" + code)
+    model = load_model("factory", factory, {"horizon": 0})
+    check_horizon(model, 0, "mine")
+    with pytest.raises(LaglensError, match=r"models.mine.horizon: this model does not forecast, .* write 'horizon: 0'"):
+        check_horizon(model, None, "mine")
+    with pytest.raises(LaglensError, match="with horizon 0, not 6; write 'horizon: 0'"):
+        load_model("factory", factory, {"horizon": 6})
+    section = {"architecture": "factory", "factory": factory, "horizon": 0}
+    written = {"signals": {"nile": {"dataset": "nile"}}, "runs": [{"models": ["mine"], "signals": ["nile"]}]}
+    assert load_study({"models": {"mine": section}} | written).models["mine"].horizon == 0
+    claims = {"claims": {"models": ["mine"], "signals": ["nile"]}}
+    with pytest.raises(LaglensError, match="'mine' does not forecast; take a model"):
+        load_study({"models": {"mine": section}} | written | claims)
 
 
 FAULTS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from laglens.config.section import FACTORY_PATTERN, Section
 
@@ -115,6 +115,9 @@ class FactoryModel(AdaptedModel):
     factory: str = Field(pattern=FACTORY_PATTERN, description="file.py:function that returns the model")
     checkpoint: str | None = Field(None, description="file or folder handed to the function as `checkpoint`")
     arguments: dict[str, Any] = Field({}, description="keyword arguments of the function")
+    horizon: NonNegativeInt | None = Field(
+        None, description="samples it forecasts; null: its own forecast length; 0, which must be written: it does not"
+    )
     seed: int = Field(0, ge=0, description="of weights that the function draws")
 
 

@@ -198,7 +198,8 @@ def _adaptation(built: Any, factory: str, history: int | None, horizon: int | No
     for key, asked in (("history", history), ("horizon", horizon)):
         own = getattr(built, key)
         if asked is not None and asked != own:
-            raise LaglensError(f"{factory} returned a model with {key} {own}, not {asked}; leave '{key}' out")
+            hint = f"leave '{key}' out" if own else f"write '{key}: 0', for it does not forecast"
+            raise LaglensError(f"{factory} returned a model with {key} {own}, not {asked}; {hint}")
     if isinstance(built, AdaptedForecaster):
         return built.model, built.adaptation
     return built, Adaptation(

@@ -55,7 +55,6 @@ def infer_stacks(
     for record in records:
         found.setdefault(record.shape, []).append(record)
     samples = TokenMap.patches(history, horizon, 1)
-    past, ahead = samples.taken(range(history)), samples.taken(range(history, history + horizon))
     shapes = set(found) if all(_is_plain(record) for record in records) else set()
     both, cross = (history + horizon,) * 2, (horizon, history)
     if shapes in ({(history, history)}, {both}):
@@ -65,6 +64,7 @@ def infer_stacks(
         tokens = tokens if read is None else replace(tokens, readout=read)
         return (_stack("encoder", records, tokens, tokens, causal),)
     if cross in shapes and shapes <= {(history, history), (horizon, horizon), cross} and history != horizon > 1:
+        past, ahead = samples.taken(range(history)), samples.taken(range(history, history + horizon))
         axes = {"encoder": (past, past), "decoder": (ahead, ahead), "cross": (ahead, past)}
         own = {name: found.get((len(query), len(key)), []) for name, (query, key) in axes.items()}
         return tuple(
