@@ -78,7 +78,7 @@ the measures are. {n_seeds} trainings of one model on each of {n_series} series,
 trainings of one series. It holds for these series and other trainings; other series of the same kind may differ.
 
     .venv/bin/snakemake --cores 4 --configfile studies/distributions.yaml
-    .venv/bin/python docs/distributions.py corrected step_by_step"""
+    .venv/bin/python docs/distributions.py corrected step_by_step published"""
 SPREAD = """\
 Do series differ more than trainings of one series? One-way analysis of variance; p is not corrected for the {n} lines.
 Where F is near 1, the measure says nothing about the kind of series."""
