@@ -16,6 +16,7 @@ from laglens.attention.calls import AttentionCall, Reading
 from laglens.attention.capture import AttentionCapture, read_attention
 from laglens.attribution.cuts import HALF_WIDTH, Cut, CutEdges, one_head_at_a_time, single_lags, token_lags
 from laglens.errors import LaglensError
+from laglens.heads.losses import spread
 from laglens.models.forecaster import Forecaster
 from laglens.models.tokens import Stack
 from laglens.progress import logger, track
@@ -224,14 +225,8 @@ def _effects(
     windows: xr.Dataset, model: Forecaster, intact: Tensor, changed: Tensor, names: list[str], spared: list[int]
 ) -> xr.Dataset:
     series = windows["series"].transpose("sample", "time").values
-    sd = series[:, : model.history].std(1, ddof=1)
-    flat = ~(sd > 0)
-    if flat.all():
-        raise LaglensError(
-            "the history of every window is constant, so effects have no unit; choose another stretch of the series, "
-            "or remove its flat part"
-        )
-    sd = np.where(flat, np.nan, sd)
+    sd = spread(series[:, : model.history])
+    flat = np.isnan(sd)
     truth = series[:, model.history : model.history + model.horizon]
     before, after = intact.cpu().numpy(), changed.cpu().numpy()
     error = _mean_known(np.abs(before - truth)) / sd

@@ -32,7 +32,7 @@ def shown_and_truth(model: Forecaster, windows: xr.Dataset) -> tuple[Array, Arra
 
 
 def spread(shown: Array) -> Array:
-    """Standard deviation of each history, ``(sample,)``; NaN where it is constant, as errors have no unit there.
+    """Standard deviation of each history, ``(sample,)``; NaN where it is constant: effects have no unit there.
 
     Raises
     ------
@@ -42,8 +42,8 @@ def spread(shown: Array) -> Array:
     sd = shown.std(1, ddof=1)
     if not (sd > 0).any():
         raise LaglensError(
-            "the history of every window is constant, so errors have no unit; choose another stretch of the series, or "
-            "remove its flat part"
+            "the history of every window is constant, so effects have no unit; choose another stretch of the series, "
+            "or remove its flat part"
         )
     return np.where(sd > 0, sd, np.nan)
 
